@@ -1,0 +1,385 @@
+"""Capture: run the language model over text and write its activations to a store.
+
+Killed at any moment, the same call continues: windows that are complete are skipped, the one that was
+being written is made again from the same contexts with the same shuffle, so the files come out the same.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saelab import __version__, files
+from saelab.activations.scaling import measure
+from saelab.activations.store import DTYPES, INDEX, MANIFEST, SCHEMA, Shard, Store
+from saelab.errors import SaelabError, SettingError
+from saelab.lm import corpus
+from saelab.lm.corpus import DataSpec
+from saelab.lm.mask import Mask, MaskSpec
+from saelab.lm.model import Hook, LanguageModel
+from saelab.lm.windows import SPLITS, Split, Window, WindowSpec, windows
+
+_INDEX_COLUMNS = ("context", "position", "document")
+
+
+@dataclass(frozen=True)
+class CaptureSpec:
+    """Which activations are kept, how many, and how they are laid out."""
+
+    hooks: Annotated[tuple[str, ...], "where to read; several are captured in one pass"]
+    tokens: Annotated[int, "training tokens to keep"] = 1_000_000
+    heldout_tokens: Annotated[int, "held-out tokens to keep"] = 50_000
+    dtype: Annotated[Literal["bfloat16", "float32"], "how activations are stored"] = "bfloat16"
+    batch_contexts: Annotated[int, "contexts per forward pass"] = 16
+    shuffle_contexts: Annotated[int, "rows are shuffled across this many consecutive contexts"] = 512
+    shard_bytes: Annotated[int, "upper bound of a shard's size"] = 268_435_456
+    seed: Annotated[int, "seed of the shuffle"] = 0
+    dir: Annotated[str | None, "where the store goes (none: under the cache directory, by content)"] = None
+
+    def __post_init__(self) -> None:
+        if not self.hooks:
+            raise SettingError("hooks", "name one hook or more", fix="hooks: [blocks.5.hook_resid_post]")
+        if len(set(self.hooks)) < len(self.hooks):
+            raise SettingError("hooks", "a hook is named twice")
+        for key in ("tokens", "heldout_tokens", "batch_contexts", "shuffle_contexts", "shard_bytes"):
+            if getattr(self, key) < 1:
+                raise SettingError(key, f"must be at least 1, found {getattr(self, key)}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a capture is, for a progress bar."""
+
+    done_tokens: int
+    total_tokens: int
+
+
+def content(lm: LanguageModel, data: DataSpec, window: WindowSpec, mask: MaskSpec, spec: CaptureSpec) -> dict[str, Any]:
+    """Everything that determines a store's bytes, JSON-able."""
+    return {
+        "model": lm.identity,
+        "data": corpus.identity(data),
+        "windows": asdict(window),
+        "mask": asdict(mask),
+        "capture": {key: value for key, value in asdict(spec).items() if key != "dir"} | {"hooks": list(spec.hooks)},
+    }
+
+
+def store_directory(spec: CaptureSpec, content: dict[str, Any]) -> Path:
+    if spec.dir is not None:
+        return Path(spec.dir).expanduser()
+    return files.home() / "activations" / files.sha256_json(content)[:16]
+
+
+def capture(
+    lm: LanguageModel,
+    data: DataSpec,
+    window: WindowSpec,
+    mask: MaskSpec,
+    spec: CaptureSpec,
+    *,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> Store:
+    """Make the store, or go on making it, or just open it where it is complete.
+
+    Raises:
+        SaelabError: an unknown hook, contexts longer than the model allows, text that runs out before
+            there is one window per split, a store made by another configuration, no room.
+    """
+    made_of = content(lm, data, window, mask, spec)
+    directory = store_directory(spec, made_of)
+    if (directory / MANIFEST).exists():
+        store = Store(directory)
+        store.expect(made_of)
+        return store
+    hooks = [lm.hook(name) for name in spec.hooks]
+    if lm.max_context is not None and window.context_length > lm.max_context:
+        raise SettingError(
+            "context_length", f"{window.context_length} is more than this model's {lm.max_context} tokens"
+        )
+    with files.writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    with _only_writer(directory):
+        writer = _Writer(directory, lm, hooks, mask, spec, made_of, window.context_length, report)
+        writer.run(windows(corpus.documents(data), lm.tokenizer, window))
+    return Store(directory)
+
+
+@contextmanager
+def _only_writer(directory: Path) -> Iterator[None]:
+    """Refuse a second process; the kernel drops the lock however this one ends."""
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SaelabError("another process is writing this store", where=str(directory)) from error
+        yield
+
+
+@dataclass
+class _Side:
+    """What is known of one split while it is being written."""
+
+    wanted_tokens: int
+    tokens: int = 0
+    contexts: int = 0
+    windows: int = 0
+    pending: list[Window] = field(default_factory=list)
+
+    @property
+    def full(self) -> bool:
+        return self.tokens >= self.wanted_tokens
+
+
+class _Writer:
+    def __init__(
+        self,
+        directory: Path,
+        lm: LanguageModel,
+        hooks: list[Hook],
+        mask: MaskSpec,
+        spec: CaptureSpec,
+        made_of: dict[str, Any],
+        context_length: int,
+        report: Callable[[Progress], None],
+    ):
+        self.directory, self.lm, self.hooks, self.spec = directory, lm, hooks, spec
+        self.made_of, self.context_length, self.report = made_of, context_length, report
+        self.mask_spec, self.mask = mask, Mask.of(mask, lm.tokenizer)
+        self.sides = {"train": _Side(spec.tokens), "heldout": _Side(spec.heldout_tokens)}
+        files.sweep_temporaries(directory)
+        self.shards = self._complete_windows()
+
+    # -- what a killed process left -------------------------------------------------------------
+
+    def _complete_windows(self) -> list[Shard]:
+        """The shards of windows that were finished; the index is cut back to them."""
+        path = self.directory / INDEX
+        lines = path.read_text().splitlines() if path.exists() else []
+        state = [json.loads(line) for line in lines if line.endswith("}")]
+        if state and state[0] != {"content_sha256": files.sha256_json(self.made_of)}:
+            raise SaelabError(
+                "this directory holds the beginning of a store made by another configuration",
+                where=str(self.directory),
+                fix="give activations.dir another name, or delete this one",
+            )
+        shards = [Shard(**line) for line in state[1:]]
+        finished = {(shard.split, shard.window) for shard in shards if shard.last}
+        kept = [shard for shard in shards if (shard.split, shard.window) in finished]
+        header = json.dumps({"content_sha256": files.sha256_json(self.made_of)})
+        files.write_text(path, "\n".join([header, *(json.dumps(asdict(shard)) for shard in kept)]) + "\n")
+        return kept
+
+    # -- the pass over the text -------------------------------------------------------------------
+
+    def run(self, source: Iterator[Window]) -> None:
+        self._set_norm_limits_if_known()
+        done = {(shard.split, shard.window): shard for shard in self.shards if shard.last}
+        for window in source:
+            side = self.sides[window.split]
+            if side.full:
+                if all(other.full for other in self.sides.values()):
+                    break
+                continue
+            side.pending.append(window)
+            if len(side.pending) == self._window_contexts(side):
+                self._flush(window.split, done)
+        for split in SPLITS:
+            if self.sides[split].pending and not self.sides[split].full:
+                self._flush(split, done)
+        self._finish()
+
+    def _window_contexts(self, side: _Side) -> int:
+        """Contexts in this shuffle window: the last one is cut where the budget ends."""
+        left = -(-(side.wanted_tokens - side.tokens) // self._kept_per_context())
+        return max(1, min(self.spec.shuffle_contexts, left))
+
+    def _kept_per_context(self) -> int:
+        return max(1, self.context_length - int(self.mask.first_position))
+
+    def _flush(self, split: Split, done: dict[tuple[str, int], Shard]) -> None:
+        side = self.sides[split]
+        finished = done.get((split, side.windows))
+        if finished is None:
+            shards = self._write_window(split, side)
+            self.shards += shards
+            side.tokens += sum(shard.n_tokens for shard in shards)
+        else:
+            side.tokens += sum(
+                shard.n_tokens for shard in self.shards if (shard.split, shard.window) == (split, side.windows)
+            )
+        side.contexts += len(side.pending)
+        side.windows += 1
+        side.pending = []
+        self._report()
+
+    def _report(self, extra: int = 0) -> None:
+        done = sum(min(side.tokens, side.wanted_tokens) for side in self.sides.values()) + extra
+        self.report(Progress(done, sum(side.wanted_tokens for side in self.sides.values())))
+
+    # -- one shuffle window -------------------------------------------------------------------------
+
+    def _write_window(self, split: Split, side: _Side) -> list[Shard]:
+        padded = self._contexts(side.pending)
+        rows = self._rows(padded, side.contexts)
+        n_rows = rows["position"].shape[0]
+        order = torch.from_numpy(self._shuffle(split, side.windows).permutation(n_rows))
+        tag = f"{split}-{side.windows:05d}"
+        contexts = self.directory / f"contexts-{tag}.safetensors"
+        files.write_tensors(contexts, padded)
+        contexts_sha, contexts_bytes = files.sha256_file(contexts), contexts.stat().st_size
+        shards: list[Shard] = []
+        parts = order.split(self._shard_rows())
+        for number, part in enumerate(parts):
+            path = self.directory / f"shard-{tag}-{number:03d}.safetensors"
+            files.write_tensors(path, {name: value[part] for name, value in rows.items()})
+            shard = Shard(
+                split=split,
+                file=path.name,
+                bytes=path.stat().st_size,
+                sha256=files.sha256_file(path),
+                n_tokens=part.numel(),
+                window=side.windows,
+                contexts=contexts.name,
+                contexts_bytes=contexts_bytes,
+                contexts_sha256=contexts_sha,
+                first_context=side.contexts,
+                n_contexts=len(side.pending),
+                last=number == len(parts) - 1,
+            )
+            self._append(shard)
+            shards.append(shard)
+        return shards
+
+    def _shuffle(self, split: Split, window: int) -> np.random.Generator:
+        return np.random.default_rng([self.spec.seed, SPLITS.index(split), window])
+
+    def _shard_rows(self) -> int:
+        itemsize = DTYPES[self.spec.dtype].itemsize
+        row_bytes = sum(hook.width for hook in self.hooks) * itemsize + 4 * len(_INDEX_COLUMNS)
+        return max(1, self.spec.shard_bytes // row_bytes)
+
+    def _contexts(self, pending: list[Window]) -> dict[str, Tensor]:
+        shape = (len(pending), self.context_length)
+        tokens, documents = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
+        for row, window in enumerate(pending):
+            tokens[row, : len(window.tokens)] = window.tokens
+            documents[row, : len(window.tokens)] = window.documents
+        length = torch.tensor([len(window.tokens) for window in pending], dtype=torch.int32)
+        return {"tokens": torch.from_numpy(tokens), "documents": torch.from_numpy(documents), "length": length}
+
+    def _rows(self, contexts: dict[str, Tensor], first_context: int) -> dict[str, Tensor]:
+        """The kept rows of all contexts, in order."""
+        parts: list[dict[str, Tensor]] = []
+        done = 0
+        for start in range(0, len(contexts["tokens"]), self.spec.batch_contexts):
+            batch = {name: value[start : start + self.spec.batch_contexts] for name, value in contexts.items()}
+            # Padding sits on the right, where a causal model's earlier positions cannot see it.
+            activations = self.lm.capture(batch["tokens"].long(), self.hooks)
+            keep = self._keep(batch, activations)
+            context, position = keep.nonzero(as_tuple=True)
+            part = {name: value[keep].to(DTYPES[self.spec.dtype]).cpu() for name, value in activations.items()}
+            part["context"] = (context + first_context + start).to(torch.int32).cpu()
+            part["position"] = position.to(torch.int32).cpu()
+            part["document"] = batch["documents"][keep.cpu()]
+            parts.append(part)
+            done += part["position"].shape[0]
+            self._report(done)
+        rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        for hook in self.hooks:
+            if not torch.isfinite(rows[hook.name]).all():
+                raise SaelabError(
+                    f"the model's activations at {hook.name} are not all finite",
+                    where=self.lm.identity["name"],
+                    fix="try model.dtype: float32",
+                )
+        return rows
+
+    def _keep(self, batch: dict[str, Tensor], activations: dict[str, Tensor]) -> Tensor:
+        """What the mask keeps at every hook: rows of all hooks belong to the same tokens."""
+        if self.mask_spec.max_norm_ratio is not None and not self.mask.norm_limits:
+            self._set_norm_limits(batch, activations)
+        device = next(iter(activations.values())).device
+        tokens = batch["tokens"].to(device)
+        keep = torch.arange(tokens.shape[1], device=device) < batch["length"].to(device)[:, None]
+        for hook in self.hooks:
+            keep = keep & self.mask.keep(tokens, hook.name, activations[hook.name])
+        return keep
+
+    # -- the norm filter ------------------------------------------------------------------------------
+
+    def _set_norm_limits(self, batch: dict[str, Tensor], activations: dict[str, Tensor]) -> None:
+        """The limit is a multiple of the median norm of the first batch, and then stays."""
+        assert self.mask_spec.max_norm_ratio is not None
+        keep = self.mask.keep_tokens(batch["tokens"]) & (batch["documents"] >= 0)
+        limits = {
+            name: float(value.cpu()[keep].float().norm(dim=-1).median()) * self.mask_spec.max_norm_ratio
+            for name, value in activations.items()
+        }
+        self.mask = Mask(self.mask.first_position, self.mask.special, limits)
+        files.write_json(self.directory / "norm-limits.json", limits)
+
+    def _set_norm_limits_if_known(self) -> None:
+        path = self.directory / "norm-limits.json"
+        if path.exists():
+            self.mask = Mask(self.mask.first_position, self.mask.special, files.read_json(path))
+
+    # -- bookkeeping -----------------------------------------------------------------------------------
+
+    def _append(self, shard: Shard) -> None:
+        path = self.directory / INDEX
+        with files.writing(path), path.open("a") as index:
+            index.write(json.dumps(asdict(shard)) + "\n")
+            index.flush()
+            os.fsync(index.fileno())
+
+    def _finish(self) -> None:
+        for split in SPLITS:
+            if self.sides[split].tokens == 0:
+                raise SaelabError(
+                    f"no {split} tokens: the text is too short, or all its documents fall on the other side",
+                    where="windows.heldout_frac",
+                    fix="more documents, shorter contexts, or another heldout_frac",
+                )
+        files.write_json(
+            self.directory / MANIFEST,
+            {
+                "schema": SCHEMA,
+                "saelab": __version__,
+                "content_sha256": files.sha256_json(self.made_of),
+                "content": self.made_of,
+                "hooks": {hook.name: {"shape": list(hook.shape), "layer": hook.layer} for hook in self.hooks},
+                "dtype": self.spec.dtype,
+                "mask": self.mask.as_json(),
+                "splits": {
+                    split: {"tokens": side.tokens, "contexts": side.contexts} for split, side in self.sides.items()
+                },
+                "masked_tokens": self._masked_tokens(),
+                "scaling": measure(self.directory, self.shards, [hook.name for hook in self.hooks]),
+                "shards": [asdict(shard) for shard in self.shards],
+                "complete": True,
+            },
+        )
+
+    def _masked_tokens(self) -> dict[str, int]:
+        """How many real tokens the mask left out, by split."""
+        out: dict[str, int] = {}
+        for split in SPLITS:
+            shards = [shard for shard in self.shards if shard.split == split]
+            real = sum(
+                int(files.read_tensors(self.directory / shard.contexts)["length"].sum())
+                for shard in shards
+                if shard.last
+            )
+            out[split] = real - sum(shard.n_tokens for shard in shards)
+        return out

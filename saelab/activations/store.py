@@ -1,0 +1,177 @@
+"""The activation store: a directory of safetensors shards and a manifest, as a reader sees it.
+
+```
+manifest.json                written last: schema, content (what determined it) and its hash, hooks, dtype,
+                             splits, mask, scaling, every file with its bytes and sha256, complete: true
+shards.jsonl                 one line appended after each shard is in place
+shard-00000.safetensors      per hook [n, d_hook]; context, position, document [n] int32
+contexts-00000.safetensors   tokens, documents [contexts, context_length] int32; length [contexts] int32
+```
+A shard holds rows of one split, shuffled across the contexts of one window (`shuffle_contexts`). Rows
+of a context are found again by `context` and `position`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saelab.errors import SaelabError, did_you_mean
+from saelab.files import read_json, read_tensors, sha256_file, sha256_json
+from saelab.lm.mask import Mask
+from saelab.lm.windows import Split
+from saelab.sae import Scaling
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+INDEX = "shards.jsonl"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard and the contexts its rows come from.
+
+    Attributes:
+        split: which side of the split.
+        file, bytes, sha256: of the rows.
+        n_tokens: rows.
+        window: number of the shuffle window within the split.
+        contexts: the file of that window's contexts; first_context: its first context's number.
+        last: whether this is the window's last shard.
+    """
+
+    split: Split
+    file: str
+    bytes: int
+    sha256: str
+    n_tokens: int
+    window: int
+    contexts: str
+    contexts_bytes: int
+    contexts_sha256: str
+    first_context: int
+    n_contexts: int
+    last: bool
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Token ids and documents of consecutive contexts: `[contexts, context_length]` int32, padded
+    on the right; `length` `[contexts]` says how many are real."""
+
+    tokens: Tensor
+    documents: Tensor
+    length: Tensor
+
+
+class Store:
+    """A complete activation store, opened for reading.
+
+    Raises:
+        SaelabError: absent, incomplete, of another schema, damaged, or made by another configuration.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        path = directory / MANIFEST
+        if not path.exists():
+            raise SaelabError(
+                "there is no complete activation store here", where=str(directory), fix="run `saelab cache`"
+            )
+        document = read_json(path)
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA or not document.get("complete"):
+            raise SaelabError(f"not a complete activation store of schema {SCHEMA}", where=str(path))
+        self.manifest: dict[str, Any] = document
+        self.shards = [Shard(**line) for line in document["shards"]]
+        for shard in self.shards:
+            self._check_size(shard.file, shard.bytes)
+            self._check_size(shard.contexts, shard.contexts_bytes)
+
+    def _check_size(self, file: str, expected: int) -> None:
+        path = self.directory / file
+        found = path.stat().st_size if path.exists() else None
+        if found != expected:
+            what = "is missing" if found is None else f"is damaged: {found} bytes, the manifest says {expected}"
+            raise SaelabError(f"this shard {what}", where=str(path), fix=f"delete {self.directory} and cache again")
+
+    def expect(self, content: dict[str, Any]) -> None:
+        """Raise where the store was not made from `content`."""
+        if self.manifest["content_sha256"] != sha256_json(content):
+            mine = self.manifest["content"]
+            changed = sorted(key for key in mine.keys() | content.keys() if mine.get(key) != content.get(key))
+            raise SaelabError(
+                f"this store was made by another configuration: {', '.join(changed)} differ",
+                where=str(self.directory),
+                fix="give activations.dir another name, or delete this one",
+            )
+
+    @property
+    def mask(self) -> Mask:
+        return Mask.from_json(self.manifest["mask"])
+
+    @property
+    def hooks(self) -> list[str]:
+        return list(self.manifest["hooks"])
+
+    def width(self, hook: str) -> int:
+        """`d_hook`, flattened."""
+        self._check_hook(hook)
+        return int(torch.Size(self.manifest["hooks"][hook]["shape"]).numel())
+
+    def scaling(self, hook: str, *, centre: bool = True, scale: bool = True) -> Scaling:
+        """What training sees: `c * (x - mean)` with mean norm sqrt(d), or parts of it."""
+        self._check_hook(hook)
+        statistics = self.manifest["scaling"][hook]
+        mean = torch.tensor(statistics["mean"]) if centre else torch.zeros(len(statistics["mean"]))
+        norm = statistics["mean_norm_centred" if centre else "mean_norm"]
+        return Scaling(mean, len(statistics["mean"]) ** 0.5 / norm if scale else 1.0)
+
+    def mean(self, hook: str) -> Tensor:
+        """`[d_hook]` mean activation over training tokens, raw units: for mean ablation."""
+        self._check_hook(hook)
+        return torch.tensor(self.manifest["scaling"][hook]["mean"])
+
+    def _check_hook(self, hook: str) -> None:
+        if hook not in self.manifest["hooks"]:
+            raise SaelabError(
+                f"this store does not hold '{hook}'", where=str(self.directory), fix=did_you_mean(hook, self.hooks)
+            )
+
+    def of(self, split: Split) -> list[Shard]:
+        return [shard for shard in self.shards if shard.split == split]
+
+    def n_tokens(self, split: Split) -> int:
+        return sum(shard.n_tokens for shard in self.of(split))
+
+    def read(self, shard: Shard) -> dict[str, Tensor]:
+        """A shard's tensors, mapped from the file.
+
+        Raises:
+            SaelabError: it cannot be read, or its shapes are not what the manifest says.
+        """
+        path = self.directory / shard.file
+        tensors = read_tensors(path)
+        for hook in self.hooks:
+            expected = (shard.n_tokens, self.width(hook))
+            if hook not in tensors or tuple(tensors[hook].shape) != expected:
+                raise SaelabError(f"expected {hook} of shape {list(expected)}", where=str(path))
+        return tensors
+
+    def contexts(self, split: Split) -> Iterator[Contexts]:
+        """The contexts of a split, a window at a time, in order."""
+        for shard in self.of(split):
+            if shard.last:
+                yield Contexts(**read_tensors(self.directory / shard.contexts))
+
+    def verify(self) -> None:
+        """Compare every file with its sha256."""
+        for shard in self.shards:
+            for file, expected in ((shard.file, shard.sha256), (shard.contexts, shard.contexts_sha256)):
+                if sha256_file(self.directory / file) != expected:
+                    raise SaelabError("this file's sha256 differs from the manifest", where=str(self.directory / file))

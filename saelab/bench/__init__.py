@@ -1,0 +1,1 @@
+"""Speed measurements against floors taken in the same run."""

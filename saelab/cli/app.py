@@ -1,0 +1,155 @@
+"""The `saelab` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from saelab import __version__
+from saelab.errors import SaelabError
+
+app = typer.Typer(
+    help="Train, measure and browse sparse autoencoders on language-model activations.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[Path, typer.Argument(help="a YAML file", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(help="a run's directory, such as runs/demo", show_default=False)]
+Override = Annotated[list[str] | None, typer.Option("-o", "--override", help="section.key=value; repeatable")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="start over: drop what this run has written")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
+
+
+def main() -> None:
+    """Run the command; errors a user can mend are one paragraph, without a traceback."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    try:
+        app([argument for argument in arguments if argument != "--debug"], prog_name="saelab")
+    except SaelabError as error:
+        if debug:
+            raise
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; the same command goes on from the last checkpoint")
+        sys.exit(130)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"saelab {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+) -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def _reporter(quiet: bool) -> Any:
+    from saelab.cli.console import Reporter
+
+    return Reporter(Console(stderr=quiet))
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2))  # noqa: T201
+
+
+@app.command()
+def run(config: Config, override: Override = None, fresh: Fresh = False, as_json: Json = False) -> None:
+    """Cache, train and evaluate: everything a config describes. The same command again goes on."""
+    from saelab.cli.results import explain
+    from saelab.cli.schema import RunConfig
+    from saelab.cli.stages import Run
+    from saelab.config import load_config
+
+    work = Run(load_config(RunConfig, config, override or []), _reporter(as_json))
+    if not fresh:
+        work.check_same_config()
+    for hook in work.config.activations.hooks:
+        work.model.hook(hook)
+    with work.directory.claimed():
+        work.begin(fresh=fresh)
+        store = work.cache()
+        work.train(store)
+        document = work.evaluate(store)
+    _print_json(document) if as_json else explain(work, document)
+
+
+@app.command()
+def cache(config: Config, override: Override = None) -> None:
+    """Run the language model over the text and keep its activations."""
+    from saelab.cli.schema import RunConfig
+    from saelab.cli.stages import Run
+    from saelab.config import load_config
+
+    Run(load_config(RunConfig, config, override or []), _reporter(False)).cache()
+
+
+@app.command()
+def train(config: Config, override: Override = None, fresh: Fresh = False) -> None:
+    """Train an SAE on cached activations (caching them first where needed)."""
+    from saelab.cli.schema import RunConfig
+    from saelab.cli.stages import Run
+    from saelab.config import load_config
+
+    work = Run(load_config(RunConfig, config, override or []), _reporter(False))
+    if not fresh:
+        work.check_same_config()
+    store = work.cache()
+    with work.directory.claimed():
+        work.begin(fresh=fresh)
+        work.train(store)
+
+
+@app.command(name="eval")
+def evaluate(
+    run: RunPath,
+    override: Override = None,
+    again: Annotated[bool, typer.Option("--again", help="measure again what is measured already")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a trained run on held-out documents; writes eval.json."""
+    from saelab.cli.results import explain
+    from saelab.cli.stages import open_run
+
+    work = open_run(run, override or [], _reporter(as_json))
+    with work.directory.claimed():
+        work.reporter.log_to(work.directory.log)
+        document = work.evaluate(work.cache(), again=again)
+    _print_json(document) if as_json else explain(work, document)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine has, and what saelab makes of it."""
+    from saelab.cli.doctor import report, table
+
+    found = report()
+    _print_json(found) if as_json else Console().print(table(found))
+
+
+def _add_groups() -> None:
+    from saelab.cli import assets, config
+
+    app.add_typer(assets.app, name="assets", help="The demo model and text.")
+    app.add_typer(config.app, name="config", help="Show, check and describe configurations.")
+
+
+_add_groups()

@@ -1,0 +1,88 @@
+"""What a person sees while something runs: one bar, live numbers, time left; a log file besides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_PLAIN_EVERY_SECONDS = 10.0
+"""Where output is no terminal, a progress line this often."""
+
+
+class Stage:
+    """One long-running piece of work, `total` units long."""
+
+    def __init__(self, reporter: Reporter, name: str, total: int, bar: Progress | None):
+        self.reporter, self.name, self.total, self.bar = reporter, name, total, bar
+        self.task = bar.add_task(escape(name), total=total, note="") if bar else None
+        self.started = self.printed = time.perf_counter()
+        self.first: int | None = None
+
+    def update(self, done: int, note: str = "", total: int | None = None) -> None:
+        """`done` units are done; `note` is shown beside the bar."""
+        self.total = total or self.total
+        if self.first is None:
+            self.first = done
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=done, total=self.total, note=escape(note))
+            return
+        now = time.perf_counter()
+        if now - self.printed >= _PLAIN_EVERY_SECONDS:
+            self.printed = now
+            self.reporter.say(f"{self.name}: {done:,}/{self.total:,}{self._left(done, now)}  {note}".rstrip())
+
+    def _left(self, done: int, now: float) -> str:
+        gained = done - (self.first or 0)
+        if gained <= 0:
+            return ""
+        return f", {(now - self.started) / gained * (self.total - done):.0f} s left"
+
+
+class Reporter:
+    """Prints to `console` and, once `log_to` is called, to a run's log as well."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.log: Path | None = None
+        self._early: list[str] = []
+
+    def log_to(self, path: Path) -> None:
+        self.log = path
+        for line in self._early:
+            self._write(line)
+        self._early.clear()
+
+    def say(self, text: str, *, style: str | None = None) -> None:
+        self.console.print(escape(text), style=style, highlight=False, soft_wrap=True)
+        stamped = f"{datetime.now().isoformat(timespec='seconds')} {text}"
+        self._write(stamped) if self.log else self._early.append(stamped)
+
+    def _write(self, line: str) -> None:
+        assert self.log is not None
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Stage]:
+        """A bar on a terminal, a line now and then elsewhere."""
+        if not self.console.is_terminal:
+            yield Stage(self, name, total, None)
+            return
+        columns = (
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+        )
+        with Progress(*columns, console=self.console) as bar:
+            yield Stage(self, name, total, bar)

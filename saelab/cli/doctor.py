@@ -1,0 +1,58 @@
+"""`saelab doctor`: what there is to work with, and whether the parts fit together."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from saelab import files
+from saelab.cli import provenance
+from saelab.kernels.dispatch import explain
+from saelab.lm import assets
+from saelab.lm.model import low_precision_pays, resolve_device
+
+
+def report() -> dict[str, Any]:
+    """Versions, machine, back ends, cache directory, demo assets."""
+    home = files.home()
+    parent = next(path for path in (home, *home.parents) if path.exists())
+    device = resolve_device("auto")
+    kernels, reason = explain(torch.zeros(1, device=device))
+    return {
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "device": str(device),
+        "bfloat16_pays": low_precision_pays(device),
+        "kernels": f"{kernels.__name__.rpartition('.')[2]} ({reason})",
+        "home": str(home),
+        "free_bytes": shutil.disk_usage(parent).free,
+        "writable": os.access(parent, os.W_OK),
+        "assets": {name: assets.is_fetched(name) for name in assets.ASSETS},
+    }
+
+
+def table(found: dict[str, Any]) -> Table:
+    """The report, for a person."""
+    out = Table(box=None, pad_edge=False, show_header=False)
+    out.add_column(style="bold")
+    out.add_column()
+    machine = found["machine"]
+    missing = [name for name, there in found["assets"].items() if not there]
+    out.add_row("versions", ", ".join(f"{name} {value or 'missing'}" for name, value in found["versions"].items()))
+    out.add_row("machine", f"{machine['cpu']}, {machine['threads']} threads, {machine['platform']}")
+    out.add_row("device", found["device"])
+    out.add_row(
+        "precision",
+        "bfloat16 is faster here: models run in it, selection is screened with it"
+        if found["bfloat16_pays"]
+        else "float32: this processor does not multiply bfloat16 faster",
+    )
+    out.add_row("kernels", found["kernels"])
+    room = f"{found['free_bytes'] / 2**30:.0f} GiB free" + ("" if found["writable"] else ", NOT WRITABLE")
+    out.add_row("cache", f"{found['home']} ({room})")
+    out.add_row("assets", f"missing: {', '.join(missing)}; run `saelab assets fetch`" if missing else "all there")
+    return out

@@ -1,0 +1,65 @@
+"""The whole configuration of a run, as one record; `saelab.config` derives the strict YAML from it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from saelab.activations import CaptureSpec
+from saelab.config import Choice, OneOf, TableOf
+from saelab.errors import SettingError, did_you_mean
+from saelab.evals import EVALUATORS
+from saelab.lm.corpus import DataSpec
+from saelab.lm.mask import MaskSpec
+from saelab.lm.model import ModelSpec
+from saelab.lm.windows import WindowSpec
+from saelab.sae import VARIANTS, variants
+from saelab.training import TrainSpec
+
+_PROBE_WIDTH = 64
+"""A variant's settings are tried on activations of this width, before the model's own is known."""
+
+
+def check_variant(choice: Choice) -> None:
+    """Put the variant together, without memory for its weights: its parts say what does not fit."""
+    import torch
+
+    from saelab.objectives import Objective
+
+    with torch.device("meta"):
+        Objective(variants.build(choice.kind, _PROBE_WIDTH, choice.settings).losses)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: text, model, activations, SAE, training, evaluation."""
+
+    name: Annotated[str, "the run is kept in <runs_dir>/<name>"]
+    model: Annotated[ModelSpec, "the language model"]
+    data: Annotated[DataSpec, "the text"]
+    activations: Annotated[CaptureSpec, "which activations are kept"]
+    sae: Annotated[Choice, OneOf(VARIANTS, hidden=("d_model",), check=check_variant), "the sparse autoencoder"]
+    hook: Annotated[str | None, "which of activations.hooks the SAE learns (none: the first)"] = None
+    windows: Annotated[WindowSpec, "how text becomes contexts"] = field(default_factory=WindowSpec)
+    mask: Annotated[MaskSpec, "which positions count"] = field(default_factory=MaskSpec)
+    train: Annotated[TrainSpec, "training"] = field(default_factory=TrainSpec)
+    eval: Annotated[dict[str, dict[str, Any]], TableOf(EVALUATORS), "evaluators and their settings"] = field(
+        default_factory=lambda: {"reconstruction": {}, "density": {}, "downstream": {}}
+    )
+    runs_dir: Annotated[str, "where runs are kept"] = "runs"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise SettingError("name", f"a name has letters, digits, '.', '_' and '-' alone, found '{self.name}'")
+        if self.hook is not None and self.hook not in self.activations.hooks:
+            raise SettingError(
+                "hook",
+                f"'{self.hook}' is not among activations.hooks",
+                fix=did_you_mean(self.hook, self.activations.hooks),
+            )
+
+    @property
+    def sae_hook(self) -> str:
+        """The hook that the SAE learns."""
+        return self.hook or self.activations.hooks[0]

@@ -1,0 +1,241 @@
+"""The stages of a run: cache, train, evaluate. Each builds its objects from the config, and reports."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saelab.activations import Store, capture
+from saelab.activations.capture import Progress as CaptureProgress
+from saelab.cli import provenance
+from saelab.cli.console import Reporter
+from saelab.cli.schema import RunConfig
+from saelab.config import as_dict, config_sha256, load_config, to_yaml
+from saelab.errors import SaelabError
+from saelab.evals import Subject, evaluate
+from saelab.files import read_json, write_json
+from saelab.lm import model as language_model
+from saelab.lm.model import LanguageModel, low_precision_pays
+from saelab.sae import SAE, build
+from saelab.sae.coders import Precision
+from saelab.training import Member, Progress, Trainer
+from saelab.training.run_directory import RunDirectory
+from saelab.training.sinks import JsonLines, open_sinks
+
+
+@dataclass
+class Run:
+    """One run on its way: its config, its place, and the language model once it is needed."""
+
+    config: RunConfig
+    reporter: Reporter
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def directory(self) -> RunDirectory:
+        return RunDirectory(Path(self.config.runs_dir) / self.config.name)
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        started = time.perf_counter()
+        lm = language_model.load(self.config.model)
+        self.reporter.say(
+            f"model      {self.config.model.name}: {lm.n_layers} layers, {lm.identity['dtype']} on {lm.device} "
+            f"({time.perf_counter() - started:.0f} s)"
+        )
+        return lm
+
+    def check_same_config(self) -> None:
+        """Raise where the directory holds a run of another config (settings of `eval` may differ)."""
+        if not self.directory.config.exists():
+            return
+        old, new = as_dict(load_config(RunConfig, self.directory.config)), as_dict(self.config)
+        changed = _differences(old | {"eval": None}, new | {"eval": None})
+        if changed:
+            raise SaelabError(
+                f"this directory holds a run of another config; different: {', '.join(changed)}",
+                where=str(self.directory.path),
+                fix="give this run another name (-o name=...), or replace the old one with --fresh",
+            )
+
+    def begin(self, *, fresh: bool) -> None:
+        """Take the directory over for this config; call inside `directory.claimed()`."""
+        if fresh:
+            self.directory.start_over()
+        self.check_same_config()
+        self.directory.write_config(to_yaml(self.config))
+        self.reporter.log_to(self.directory.log)
+
+    # -- stages -----------------------------------------------------------------------------------
+
+    def cache(self) -> Store:
+        """Activations on disk: made, gone on with, or found."""
+        config = self.config
+        for hook in config.activations.hooks:
+            self.model.hook(hook)
+        started = time.perf_counter()
+        total = config.activations.tokens + config.activations.heldout_tokens
+        first: list[CaptureProgress] = []
+        with self.reporter.stage("cache", total) as stage:
+
+            def report(progress: CaptureProgress) -> None:
+                first.append(progress) if not first else None
+                gained = progress.done_tokens - first[0].done_tokens
+                rate = gained / max(time.perf_counter() - started, 1e-9)
+                stage.update(progress.done_tokens, f"{rate:,.0f} tokens/s")
+
+            store = capture(self.model, config.data, config.windows, config.mask, config.activations, report=report)
+        self.seconds["cache"] = time.perf_counter() - started
+        splits = {split: store.n_tokens(split) for split in ("train", "heldout")}
+        self.reporter.say(
+            f"cache      {splits['train']:,} training and {splits['heldout']:,} held-out tokens at "
+            f"{', '.join(store.hooks)} in {self.seconds['cache']:.0f} s -> {store.directory}"
+        )
+        if splits["train"] < config.activations.tokens:
+            self.reporter.say(
+                f"note       the text held fewer tokens than activations.tokens = {config.activations.tokens:,}"
+            )
+        return store
+
+    def train(self, store: Store) -> None:
+        """Train to the end, from the newest checkpoint where there is one, and write `sae/`."""
+        if self.directory.finished:
+            self.reporter.say(f"train      already done -> {self.directory.sae}")
+            return
+        config, spec = self.config, self.config.train
+        started = time.perf_counter()
+        member = self._member(store)
+        trainer = Trainer([member], store, config.sae_hook, directory=self.directory.path)
+        resumed = trainer.resume()
+        JsonLines.cut_back(self.directory.metrics, trainer.step)
+        if resumed:
+            self.reporter.say(f"train      going on from step {trainer.step}")
+        sinks = open_sinks(spec.wandb, self.directory.path, name=config.name, config=as_dict(config))
+        trainer.sinks = [sinks]
+        try:
+            with self.reporter.stage("train", spec.steps) as stage:
+                trainer.report = lambda progress: stage.update(progress.step, _training_note(progress))
+                trainer.run()
+        finally:
+            for sink in sinks:
+                sink.close()
+        sae = member.sae.inference(trainer.scaling)
+        sae.identity.provenance = self._provenance(store)
+        sae.cpu().save(self.directory.sae)
+        self.seconds["train"] = time.perf_counter() - started
+        self._write_summary(trainer, member, sae)
+        self.reporter.say(
+            f"train      {spec.steps:,} steps, {trainer.clock.tokens:,} tokens at "
+            f"{trainer.clock.tokens_per_second:,.0f} tokens/s -> {self.directory.sae}"
+        )
+
+    def evaluate(self, store: Store, *, again: bool = False) -> dict[str, Any]:
+        """Measure the finished SAE on held-out documents and write `eval.json`."""
+        if not self.directory.finished:
+            raise SaelabError("this run has no trained SAE yet", where=str(self.directory.path), fix="saelab train")
+        started = time.perf_counter()
+        sae = SAE.load(self.directory.sae).to(self.model.device)
+        subject = Subject(sae, store, self.config.sae_hook, store.mask, model=lambda: self.model)
+        with self.reporter.stage("eval", 1) as stage:
+            document = evaluate(
+                subject,
+                self.config.eval,
+                config_sha256=config_sha256(self.config),
+                write_to=self.directory.eval,
+                again=again,
+                report=lambda name, done, total: stage.update(done, name, total=total),
+            )
+        self.seconds["eval"] = time.perf_counter() - started
+        self.reporter.say(
+            f"eval       {', '.join(self.config.eval)} in {self.seconds['eval']:.0f} s -> {self.directory.eval}"
+        )
+        return document
+
+    # -- parts --------------------------------------------------------------------------------------
+
+    def _member(self, store: Store) -> Member:
+        config = self.config
+        device = self.model.device
+        torch.manual_seed(config.train.seed)
+        blueprint = build(config.sae.kind, store.width(config.sae_hook), config.sae.settings)
+        return Member(config.name, blueprint, config.train, precision=self._precision(), device=device)
+
+    def _precision(self) -> Precision:
+        """What "auto" means here; a run that was begun keeps what it was begun with."""
+        wanted = self.config.train.precision
+        if wanted != "auto":
+            return wanted
+        return "screened" if low_precision_pays(self.model.device) else "exact"
+
+    def _provenance(self, store: Store) -> dict[str, Any]:
+        return {
+            "model": self.model.identity,
+            "hook": self.config.sae_hook,
+            "data": store.manifest["content"]["data"],
+            "windows": store.manifest["content"]["windows"],
+            "mask": store.manifest["mask"],
+            "trained_tokens": self.config.train.steps * self.config.train.batch_tokens,
+            "config_sha256": config_sha256(self.config),
+            "git_revision": provenance.git_revision(),
+            "versions": provenance.versions(),
+        }
+
+    def _write_summary(self, trainer: Trainer, member: Member, sae: SAE) -> None:
+        write_json(
+            self.directory.summary,
+            {
+                "name": self.config.name,
+                "config_sha256": config_sha256(self.config),
+                "sae_sha256": sae.sha256(),
+                "steps": trainer.step,
+                "tokens": trainer.clock.tokens,
+                "training_seconds": round(trainer.clock.seconds, 2),
+                "tokens_per_second": round(trainer.clock.tokens_per_second, 1),
+                "precision": member.sae.coder.precision,
+                "heldout": trainer.heldout(member),
+                "peak_memory_bytes": provenance.peak_memory_bytes(),
+                "versions": provenance.versions(),
+                "git_revision": provenance.git_revision(),
+                "machine": provenance.machine(),
+            },
+        )
+
+
+def open_run(directory: Path, overrides: list[str], reporter: Reporter) -> Run:
+    """A run that exists, by its directory."""
+    config_file = directory / "config.yaml"
+    if not config_file.exists():
+        raise SaelabError("this is not a run: it has no config.yaml", where=str(directory), fix="runs/<name>")
+    config = load_config(RunConfig, config_file, [*overrides, f"runs_dir={directory.resolve().parent}"])
+    if config.name != directory.resolve().name:
+        raise SaelabError(
+            f"the run in this directory is called '{config.name}'", where=str(directory), fix="rename it back"
+        )
+    return Run(config, reporter)
+
+
+def evaluation_of(directory: RunDirectory) -> dict[str, Any] | None:
+    return read_json(directory.eval) if directory.eval.exists() else None
+
+
+def _training_note(progress: Progress) -> str:
+    metrics = progress.metrics
+    shown = [f"{progress.tokens_per_second:,.0f} tokens/s"]
+    shown += [f"{name.split('/')[1]} {value:.4g}" for name, value in metrics.items() if name.startswith("losses/")]
+    shown += [f"L0 {metrics['metrics/l0']:.1f}", f"dead {metrics['metrics/dead_latents']:.0f}"]
+    if "heldout/fvu" in metrics:
+        shown.append(f"held-out FVU {metrics['heldout/fvu']:.4f}")
+    return "  ".join(shown)
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Dotted keys whose values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if old == new else [path]

@@ -1,0 +1,61 @@
+"""The one error type that reaches a user as a readable paragraph.
+
+Every room raises `SaelabError` for whatever its caller can mend: a bad key, an unreadable file, a
+full disk. The command line prints it without a traceback and leaves with its `exit_code`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SaelabError(Exception):
+    """Something the user can mend: says what is wrong, where, and what to do about it.
+
+    Args:
+        message: what is wrong, one sentence, naming the value found.
+        where: the file, key or object it was found in (`configs/a.yaml:12: sae.k`).
+        fix: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, where: str | None = None, fix: str | None = None):
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text}\n  fix: {self.fix}" if self.fix else text
+
+
+class RunFailedError(SaelabError):
+    """A run that started well and went wrong (a loss that is no longer finite): exit code 1."""
+
+    exit_code = 1
+
+
+class SettingError(SaelabError):
+    """One setting that a room's own check refuses.
+
+    Args:
+        key: the setting, dotted, relative to the object being checked; '' for the whole of it.
+    """
+
+    def __init__(self, key: str, message: str, *, fix: str | None = None):
+        super().__init__(message, where=key or None, fix=fix)
+        self.key = key
+
+
+def did_you_mean(wrong: str, known: Iterable[str], *, limit: int = 3) -> str:
+    """A sentence that names the closest known words, and all of them where they are few."""
+    known = sorted(set(known))
+    close = difflib.get_close_matches(wrong, known, n=limit, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(f"'{word}'" for word in close) + "?"
+    if 0 < len(known) <= 24:
+        return "known: " + ", ".join(known)
+    return ""

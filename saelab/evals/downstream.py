@@ -1,0 +1,134 @@
+"""What happens to the language model's predictions when the SAE stands in for the activation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saelab.errors import SettingError
+from saelab.evals.base import Result, Subject
+from saelab.lm.model import LanguageModel, next_token_losses
+from saelab.lm.splice import Edit, constant, reconstruct, splice
+from saelab.metrics import interval
+
+COLUMNS = ("tokens", "ce_clean", "ce_sae", "ce_zero", "ce_mean", "kl_sae", "kl_zero", "kl_mean")
+"""What is summed over the predicted tokens of each document."""
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """Next-token cross-entropy and KL with the SAE spliced in, against zero and mean ablation.
+
+    With CE the mean loss in nats and the clean run as reference:
+
+        delta_ce_nats = CE_sae - CE_clean        kl_nats = E KL(clean || sae)
+        ce_score      = (CE_zero - CE_sae) / (CE_zero - CE_clean)       ce_score_mean: with CE_mean
+        kl_score      = (KL_zero - KL_sae) / KL_zero                    kl_score_mean: with KL_mean
+
+    All runs keep the original activation at positions that the mask leaves out. Every next-token
+    prediction inside a context counts. Intervals are bootstrapped over documents.
+    """
+
+    contexts: Annotated[int, "held-out contexts, spread evenly over those stored"] = 96
+    batch_contexts: Annotated[int, "contexts per forward pass"] = 8
+    bootstrap_rounds: Annotated[int, "resamples behind each interval"] = 1000
+    seed: Annotated[int, "of the bootstrap"] = 0
+
+    def __post_init__(self) -> None:
+        for key in ("contexts", "batch_contexts", "bootstrap_rounds"):
+            if getattr(self, key) < 1:
+                raise SettingError(key, f"must be at least 1, found {getattr(self, key)}")
+
+    @torch.no_grad()
+    def __call__(self, subject: Subject) -> Result:
+        lm = subject.model()
+        edits: dict[str, Edit] = {
+            "sae": reconstruct(subject.sae),
+            "zero": constant(0.0),
+            "mean": constant(subject.store.mean(subject.hook)),
+        }
+        sums: dict[int, np.ndarray] = {}
+        done = 0
+        for tokens, documents, length in self._batches(subject):
+            for document, row in _measure(lm, subject, edits, tokens, documents, length):
+                sums[document] = sums.get(document, np.zeros(len(COLUMNS))) + row
+            done += tokens.shape[0]
+            subject.report(done, self.contexts)
+        return self._result(np.stack([sums[document] for document in sorted(sums)]))
+
+    def _batches(self, subject: Subject) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        parts = list(subject.store.contexts("heldout"))
+        tokens, documents, length = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "documents", "length")
+        )
+        count = min(self.contexts, tokens.shape[0])
+        chosen = torch.linspace(0, tokens.shape[0] - 1, count).round().long()
+        for rows in chosen.split(self.batch_contexts):
+            yield tokens[rows].long(), documents[rows], length[rows]
+
+    def _result(self, sums: np.ndarray) -> Result:
+        def of(name: str) -> tuple[float, float] | None:
+            return interval(sums, lambda total: _scores(total)[name], seed=self.seed, rounds=self.bootstrap_rounds)
+
+        intervals = {name: of(name) for name in ("delta_ce_nats", "ce_score", "ce_score_mean", "kl_nats")}
+        return Result(
+            _scores(sums.sum(0)),
+            n_tokens=int(sums[:, 0].sum()),
+            intervals={name: found for name, found in intervals.items() if found is not None},
+            details={"documents": len(sums)},
+        )
+
+
+def _measure(
+    lm: LanguageModel, subject: Subject, edits: dict[str, Edit], tokens: Tensor, documents: Tensor, length: Tensor
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Each document's sums over a batch of contexts."""
+    hook = lm.hook(subject.hook)
+    clean = lm.logits(tokens)
+    columns = {"ce_clean": next_token_losses(clean, tokens)}
+    for name, edit in edits.items():
+        with splice(lm, hook, edit, mask=subject.mask, tokens=tokens):
+            logits = lm.logits(tokens)
+        columns[f"ce_{name}"] = next_token_losses(logits, tokens)
+        columns[f"kl_{name}"] = _kl(clean, logits)
+    columns["tokens"] = torch.ones_like(columns["ce_clean"])
+    real = torch.arange(1, tokens.shape[1]) < length[:, None]
+    table = torch.stack([columns[name] for name in COLUMNS], -1).cpu()[real].double().numpy()
+    owner = documents[:, 1:][real].numpy()
+    for document in np.unique(owner):
+        yield int(document), table[owner == document].sum(0)
+
+
+def _kl(clean: Tensor, other: Tensor) -> Tensor:
+    """KL(clean || other) in nats and float32, `[context, position - 1]`; one context at a time."""
+    rows = []
+    for p, q in zip(clean[:, :-1], other[:, :-1], strict=True):
+        log_p, log_q = p.float().log_softmax(-1), q.float().log_softmax(-1)
+        rows.append((log_p.exp() * (log_p - log_q)).sum(-1))
+    return torch.stack(rows)
+
+
+def _scores(total: np.ndarray) -> dict[str, float]:
+    mean = dict(zip(COLUMNS, (total / max(total[0], 1)).tolist(), strict=True))
+    nan = float("nan")
+
+    def score(bad: float, sae: float, good: float) -> float:
+        return (bad - sae) / (bad - good) if bad != good else nan
+
+    return {
+        "ce_clean_nats": mean["ce_clean"],
+        "ce_sae_nats": mean["ce_sae"],
+        "ce_zero_nats": mean["ce_zero"],
+        "ce_mean_nats": mean["ce_mean"],
+        "delta_ce_nats": mean["ce_sae"] - mean["ce_clean"],
+        "ce_score": score(mean["ce_zero"], mean["ce_sae"], mean["ce_clean"]),
+        "ce_score_mean": score(mean["ce_mean"], mean["ce_sae"], mean["ce_clean"]),
+        "kl_nats": mean["kl_sae"],
+        "kl_score": score(mean["kl_zero"], mean["kl_sae"], 0.0),
+        "kl_score_mean": score(mean["kl_mean"], mean["kl_sae"], 0.0),
+    }

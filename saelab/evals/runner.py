@@ -1,0 +1,62 @@
+"""Run evaluators over a subject and write `eval.json`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from saelab import __version__
+from saelab.evals.base import EVALUATORS, Result, Subject
+from saelab.files import read_json, write_json
+
+SCHEMA = 1
+
+
+def evaluate(
+    subject: Subject,
+    chosen: Mapping[str, Mapping[str, Any]],
+    *,
+    config_sha256: str,
+    write_to: Path,
+    again: bool = False,
+    report: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> dict[str, Any]:
+    """Run the evaluators in `chosen` (name -> settings) and return what `eval.json` holds.
+
+    The file is written anew after each evaluator, so an interruption loses at most one. What it already
+    holds for the same SAE, settings and version is kept, unless `again`.
+    """
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "saelab": __version__,
+        "config_sha256": config_sha256,
+        "sae_sha256": subject.sae.sha256(),
+        "hook": subject.hook,
+        "evaluations": {},
+    }
+    known = {} if again else _known(write_to, document)
+    for name, settings in chosen.items():
+        if known.get(name, {}).get("settings") == dict(settings):
+            document["evaluations"][name] = known[name]
+            continue
+        evaluator = EVALUATORS[name](**settings)
+        started = time.perf_counter()
+        result = evaluator(replace(subject, report=lambda done, total, name=name: report(name, done, total)))
+        document["evaluations"][name] = _entry(result, settings, time.perf_counter() - started)
+        write_json(write_to, document)
+    return document
+
+
+def _known(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Evaluations already in `eval.json` that are of the same SAE by the same version."""
+    old = read_json(path) if path.exists() else {}
+    same = all(old.get(key) == document[key] for key in ("schema", "saelab", "sae_sha256", "hook"))
+    return old.get("evaluations", {}) if same else {}
+
+
+def _entry(result: Result, settings: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    entry = {key: value for key, value in asdict(result).items() if value or key in ("metrics", "n_tokens")}
+    return {"metrics": entry.pop("metrics"), "settings": dict(settings), **entry, "seconds": round(seconds, 2)}

@@ -1,0 +1,185 @@
+"""Files that are complete or absent.
+
+Everything saelab writes goes to a temporary name beside its place, is flushed to the disk, and is
+renamed. A reader therefore never meets half a file, and a process killed at any moment leaves at
+most a `*.tmp-*` that the next one sweeps away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saelab.errors import SaelabError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+
+
+def home() -> Path:
+    """Where saelab keeps what it downloads and caches: `$SAELAB_HOME`, or `~/.cache/saelab`."""
+    return Path(os.environ.get("SAELAB_HOME") or Path.home() / ".cache" / "saelab").expanduser()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:8]}")
+
+
+def fsync_directory(path: Path) -> None:
+    """Make a rename inside `path` survive a power cut (a no-op where directories cannot be synced)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _fsync_file(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals while writing `path` into one readable error."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        text = str(error)
+        full = any(word in text for word in ("No space left", "File too large", "quota"))
+        raise _write_error(path, text, full) from error
+    except OSError as error:
+        raise _write_error(path, error.strerror or str(error), error.errno in _NO_ROOM) from error
+
+
+def _write_error(path: Path, reason: str, full: bool) -> SaelabError:
+    fix = "free some room or choose another place, then run the same command again: it continues"
+    return SaelabError(
+        f"could not write this file: {'the disk is full' if full else reason}",
+        where=str(path),
+        fix=fix if full else None,
+    )
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; it becomes `path` when the block ends well.
+
+    Raises:
+        SaelabError: no room, no permission; the old `path`, if any, is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with writing(path):
+            yield temporary
+            _fsync_file(temporary)
+            os.replace(temporary, path)
+            fsync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yield a temporary directory to fill; it becomes `path` (which must not exist) when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with writing(path):
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _fsync_file(file)
+            os.replace(temporary, path)
+            fsync_directory(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep_temporaries(directory: Path) -> None:
+    """Remove what a killed process left half-written directly inside `directory`."""
+    for leftover in directory.glob("*.tmp-*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, complete or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON (no NaN: what cannot be measured is null), complete or not at all."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        SaelabError: absent, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SaelabError("this file does not exist", where=str(path)) from error
+    except (OSError, ValueError) as error:
+        raise SaelabError(f"not a readable JSON file: {error}", where=str(path)) from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, complete or not at all."""
+    from safetensors.torch import save_file
+
+    with atomic_file(path) as temporary:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a whole safetensors file.
+
+    Raises:
+        SaelabError: absent, truncated, or not safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise SaelabError("this file does not exist", where=str(path)) from error
+    except (OSError, SafetensorError) as error:
+        raise SaelabError(f"not a readable safetensors file: {error}", where=str(path)) from error
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """The sha256 of a value's canonical JSON: the name of what determines some content."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,80 @@
+"""Where a sparse code is non-zero: the CSR pattern that all three primitives share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Support:
+    """The sparsity pattern of a `[tok, lat]` code, in CSR form over tokens.
+
+    Attributes:
+        latents: `[capacity]` int32, the latent of each entry, row after row.
+        offsets: `[tok + 1]` int32; row b holds entries `offsets[b]:offsets[b + 1]`. Entries from
+            `offsets[-1]` on are spare capacity: they belong to no row and every primitive ignores them.
+        n_latents: width of the dense code.
+        width: entries per row where that is the same for all rows (None: ragged).
+
+    Invariants: a latent occurs at most once in a row; the order inside a row means nothing.
+    """
+
+    latents: Tensor
+    offsets: Tensor
+    n_latents: int
+    width: int | None = None
+
+    @classmethod
+    def from_rows(cls, latents: Tensor, n_latents: int) -> Support:
+        """From a `[tok, k]` table of latents: k entries in every row."""
+        n_tokens, width = latents.shape
+        offsets = torch.arange(n_tokens + 1, dtype=torch.int32, device=latents.device) * width
+        return cls(latents.reshape(-1).to(torch.int32), offsets, n_latents, width)
+
+    @classmethod
+    def from_mask(cls, mask: Tensor) -> Support:
+        """From a `[tok, lat]` boolean mask; latents ascend inside a row."""
+        rows, latents = mask.nonzero(as_tuple=True)
+        counts = torch.bincount(rows, minlength=mask.shape[0])
+        offsets = torch.zeros(mask.shape[0] + 1, dtype=torch.int32, device=mask.device)
+        offsets[1:] = counts.cumsum(0)
+        return cls(latents.to(torch.int32), offsets, mask.shape[1])
+
+    @property
+    def n_tokens(self) -> int:
+        return self.offsets.numel() - 1
+
+    @property
+    def device(self) -> torch.device:
+        return self.latents.device
+
+    @cached_property
+    def nnz(self) -> int:
+        """Entries in use. On CUDA this waits for the device; the primitives there do not ask."""
+        if self.width is not None:
+            return self.n_tokens * self.width
+        return int(self.offsets[-1])
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """`[nnz]` int64: the token of each entry in use."""
+        tokens = torch.arange(self.n_tokens, device=self.device)
+        return torch.repeat_interleave(tokens, self.offsets.diff().long(), output_size=self.nnz)
+
+    @cached_property
+    def by_latent(self) -> tuple[Tensor, Tensor]:
+        """The transpose: entry numbers sorted by latent (`[nnz]`, stable), and `[lat + 1]` bounds."""
+        latents = self.latents[: self.nnz]
+        order = torch.sort(latents, stable=True).indices
+        bounds = torch.zeros(self.n_latents + 1, dtype=torch.int64, device=self.device)
+        bounds[1:] = torch.bincount(latents, minlength=self.n_latents).cumsum(0)
+        return order, bounds
+
+    @property
+    def density(self) -> float:
+        """Entries in use over `tok * lat` (0 for an empty batch)."""
+        return self.nnz / max(self.n_tokens * self.n_latents, 1)

@@ -1,0 +1,1 @@
+"""Language-model access: models behind TransformerLens' bridge, text, windows, masks, splicing."""

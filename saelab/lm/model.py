@@ -1,0 +1,269 @@
+"""A language model behind TransformerLens' bridge: load it, read hooks, run it edited, score it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+
+from saelab.errors import SaelabError, SettingError, did_you_mean
+from saelab.files import sha256_file
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerBase
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which language model, and how to run it."""
+
+    name: Annotated[str, "'asset:...' (see `saelab assets list`), a local directory, or a hub id such as gpt2"]
+    revision: Annotated[str | None, "branch, tag or commit on the hub"] = None
+    dtype: Annotated[DType, "auto: bfloat16 where this machine multiplies it faster than float32"] = "auto"
+    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps"] = "auto"
+
+
+def resolve_device(name: str) -> torch.device:
+    """ "auto" is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise SettingError("device", f"unknown device '{name}'") from error
+
+
+def low_precision_pays(device: torch.device) -> bool:
+    """Whether bfloat16 products are faster than float32 ones: GPUs, and CPUs with matrix tiles (AMX).
+
+    A CPU with AVX-512 but without tiles runs them no faster (measured 0.7 to 0.9 of float32's speed).
+    """
+    if device.type == "cpu":
+        return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    return True
+
+
+def resolve_dtype(name: DType, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        name = "bfloat16" if low_precision_pays(device) else "float32"
+    return getattr(torch, name)
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A place in the model: its name, the block it belongs to (None outside blocks), and its shape
+    per token (`[d_model]`, or `[n_heads, d_head]`)."""
+
+    name: str
+    layer: int | None
+    shape: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """`d_hook`: the shape flattened."""
+        return int(torch.Size(self.shape).numel())
+
+
+class LanguageModel:
+    """A causal language model with named hooks. Inference only: no parameter asks for gradients.
+
+    Attributes:
+        bridge: TransformerLens' `TransformerBridge`.
+        tokenizer: as it was saved, without the bridge's changes.
+        device, dtype: where and in which precision it runs ("auto" resolved).
+        identity: JSON-able; what determines the activations this model gives.
+    """
+
+    def __init__(
+        self,
+        bridge: TransformerBridge,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        identity: dict[str, Any],
+    ):
+        self.bridge = bridge
+        self.tokenizer = tokenizer
+        self.device = device
+        self.dtype = dtype
+        self.identity = identity
+        self._hooks: dict[str, Hook] = {}
+
+    @property
+    def n_layers(self) -> int:
+        return self.bridge.cfg.n_layers
+
+    @property
+    def max_context(self) -> int | None:
+        """Longest context in tokens, where the model says so."""
+        return getattr(self.bridge.cfg, "n_ctx", None)
+
+    def hook(self, name: str) -> Hook:
+        """Look a hook up by name; its shape is found by running one token.
+
+        Raises:
+            SaelabError: there is none of that name (with the close ones), or it carries no activations
+                per token.
+        """
+        if name not in self._hooks:
+            self._hooks[name] = self._probe(name)
+        return self._hooks[name]
+
+    def _probe(self, name: str) -> Hook:
+        if name not in self.bridge.hook_dict:
+            hint = did_you_mean(name, self.bridge.hook_dict) or "blocks.<layer>.hook_resid_post is the usual one"
+            raise SaelabError(f"unknown hook '{name}' for {self.identity['name']}", where="hook", fix=hint)
+        found = re.match(r"blocks\.(\d+)\.", name)
+        layer = int(found.group(1)) if found else None
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        value = self._run(tokens, [name], layer).get(name)
+        if value is None or value.ndim < 3 or value.shape[:2] != (1, 2):
+            raise SaelabError(
+                f"hook '{name}' does not carry one activation per token",
+                where="hook",
+                fix="choose a residual, MLP or head output, such as blocks.<layer>.hook_resid_post",
+            )
+        return Hook(name, layer, tuple(value.shape[2:]))
+
+    def _run(self, tokens: Tensor, names: Sequence[str], last_layer: int | None) -> dict[str, Tensor]:
+        stop = None if last_layer is None else last_layer + 1
+        with torch.no_grad():
+            _, cache = self.bridge.run_with_cache(
+                tokens, return_cache_object=False, names_filter=list(names), stop_at_layer=stop
+            )
+        return {name: cache[name] for name in names if name in cache}
+
+    def capture(self, tokens: Tensor, hooks: Sequence[Hook]) -> dict[str, Tensor]:
+        """Activations of `[context, position]` tokens at several hooks, in one pass that stops after
+        the last of them: each `[context, position, d_hook]`."""
+        layers = [hook.layer for hook in hooks]
+        last = None if any(layer is None for layer in layers) else max(layer for layer in layers if layer is not None)
+        found = self._run(tokens.to(self.device), [hook.name for hook in hooks], last)
+        return {hook.name: found[hook.name].flatten(2) for hook in hooks}
+
+    @torch.no_grad()
+    def logits(self, tokens: Tensor) -> Tensor:
+        """`[context, position]` -> `[context, position, vocabulary]`, in the model's dtype."""
+        return self.bridge(tokens.to(self.device))
+
+    @contextmanager
+    def edited(self, hook: Hook, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """While inside, `edit` maps the hook's `[context, position, d_hook]` to what flows on."""
+
+        def replace(value: Tensor, hook: Any) -> Tensor:
+            return edit(value.flatten(2)).to(value.dtype).view_as(value)
+
+        with self.bridge.hooks(fwd_hooks=[(hook.name, replace)]):
+            yield
+
+
+def next_token_losses(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Cross-entropy of each next token, in nats and in float32 whatever the logits' dtype.
+
+    `[context, position, vocabulary]`, `[context, position]` -> `[context, position - 1]`; one context at
+    a time, so that no second copy of all logits is held.
+    """
+    targets = tokens[:, 1:].to(logits.device).long()
+    rows = [
+        torch.nn.functional.cross_entropy(row[:-1].float(), target, reduction="none")
+        for row, target in zip(logits, targets, strict=True)
+    ]
+    return torch.stack(rows)
+
+
+def load(spec: ModelSpec) -> LanguageModel:
+    """Load a model from the demo assets, a directory, or the hub.
+
+    Raises:
+        SaelabError: it is not there, or cannot be loaded; says where it was looked for.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM
+
+    from saelab.lm.assets import resolve
+
+    source = resolve(spec.name)
+    device = resolve_device(spec.device)
+    dtype = resolve_dtype(spec.dtype, device)
+    with quiet_transformers(), _loading(spec.name):
+        tokenizer = _tokenizer(source, spec.revision)
+        model = AutoModelForCausalLM.from_pretrained(source, revision=spec.revision or "main", dtype=dtype)
+        model.to(device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides the signature)
+        model.eval().requires_grad_(False)
+        bridge = TransformerBridge.boot_transformers(
+            str(source),
+            hf_model=model,
+            tokenizer=_tokenizer(source, spec.revision),
+            device=device,
+            dtype=dtype,
+        )
+    identity = {
+        "name": spec.name if not Path(spec.name).exists() else Path(spec.name).resolve().name,
+        "content": _content(source, model),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    return LanguageModel(bridge, tokenizer, device=device, dtype=dtype, identity=identity)
+
+
+def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """The model's tokenizer alone."""
+    from saelab.lm.assets import resolve
+
+    with quiet_transformers(), _loading(spec.name):
+        return _tokenizer(resolve(spec.name), spec.revision)
+
+
+def _tokenizer(source: str | Path, revision: str | None) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(source, revision=revision or "main")
+
+
+def _content(source: str | Path, model: Any) -> str:
+    """What fixes the weights: hashes of a local directory's files, or the hub's commit."""
+    path = Path(source)
+    if not path.is_dir():
+        return f"commit {getattr(model.config, '_commit_hash', None)}"
+    files = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin") or p.name == "config.json")
+    return ";".join(f"{p.name}={sha256_file(p)[:16]}" for p in files)
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SaelabError(
+            f"this model cannot be loaded: {first}",
+            where=f"model.name: {name}",
+            fix="check the name and the connection, or give a local directory with config.json, "
+            "safetensors and a tokenizer, or use the demo model (`saelab assets fetch`)",
+        ) from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars or advice from transformers while inside."""
+    import transformers
+
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()

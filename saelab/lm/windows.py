@@ -1,0 +1,127 @@
+"""From documents to windows of tokens, split into train and held-out by document."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+
+from saelab.errors import SaelabError, SettingError
+from saelab.lm.corpus import Document
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Split = Literal["train", "heldout"]
+SPLITS: tuple[Split, ...] = ("train", "heldout")
+
+_BATCH_DOCUMENTS = 32
+"""Documents tokenised at once."""
+
+
+@dataclass(frozen=True)
+class WindowSpec:
+    """How text becomes contexts."""
+
+    context_length: Annotated[int, "tokens per context, BOS included"] = 128
+    packing: Annotated[
+        Literal["concat", "per_document"],
+        "concat: contexts run on across documents; per_document: each context holds one document's text",
+    ] = "concat"
+    prepend_bos: Annotated[bool, "start every context, and every document inside one, with BOS"] = True
+    heldout_frac: Annotated[float, "share of documents (chosen by a hash of their text) never trained on"] = 0.1
+
+    def __post_init__(self) -> None:
+        if self.context_length < 2:
+            raise SettingError("context_length", f"a context needs 2 tokens or more, not {self.context_length}")
+        if not 0 < self.heldout_frac < 1:
+            raise SettingError("heldout_frac", f"must lie between 0 and 1, found {self.heldout_frac}")
+
+
+@dataclass(frozen=True)
+class Window:
+    """One context: `tokens` and `documents` (which document each token is from), `[length]` int32."""
+
+    split: Split
+    tokens: np.ndarray
+    documents: np.ndarray
+
+
+def split_of(text: str, heldout_frac: float) -> Split:
+    """Which side a document is on: by its text alone, so that copies never straddle the split and the
+    order of documents does not matter."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return "heldout" if int.from_bytes(digest[:8]) < heldout_frac * 2**64 else "train"
+
+
+def bos_token(tokenizer: PreTrainedTokenizerBase, spec: WindowSpec) -> int | None:
+    """The id that starts a context.
+
+    Raises:
+        SaelabError: one is wanted, and the tokenizer has neither BOS nor EOS.
+    """
+    if not spec.prepend_bos:
+        return None
+    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if bos is None:
+        raise SaelabError("this tokenizer has no BOS token", where="windows.prepend_bos", fix="set it to false")
+    return int(bos)  # type: ignore[arg-type]
+
+
+@dataclass
+class _Packer:
+    """Cuts one split's tokens into contexts."""
+
+    split: Split
+    spec: WindowSpec
+    bos: int | None
+    tokens: list[int] = field(default_factory=list)
+    documents: list[int] = field(default_factory=list)
+
+    def add(self, index: int, ids: list[int]) -> Iterator[Window]:
+        if self.bos is not None:
+            ids = [self.bos, *ids]
+        self.tokens += ids
+        self.documents += [index] * len(ids)
+        start = 0
+        while len(self.tokens) - start >= self.spec.context_length:
+            yield self._cut(start, self.spec.context_length)
+            start += self.spec.context_length - self._overlap
+            if self.bos is not None:
+                self.tokens[start] = self.bos  # the place of the last token cut, already used
+        del self.tokens[:start], self.documents[:start]
+        if self.spec.packing == "per_document":
+            if len(self.tokens) >= 2:
+                yield self._cut(0, len(self.tokens))
+            self.tokens.clear()
+            self.documents.clear()
+
+    @property
+    def _overlap(self) -> int:
+        """With BOS, the slot of a context's last token becomes the next one's BOS."""
+        return 1 if self.bos is not None else 0
+
+    def _cut(self, start: int, length: int) -> Window:
+        part = slice(start, start + length)
+        tokens = np.asarray(self.tokens[part], dtype=np.int32)
+        return Window(self.split, tokens, np.asarray(self.documents[part], dtype=np.int32))
+
+
+def windows(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, spec: WindowSpec) -> Iterator[Window]:
+    """Contexts in document order, both splits interleaved as their documents come.
+
+    Contexts have `context_length` tokens, except the last of a document under `per_document`, which has
+    two or more. What does not fill a last context under `concat` is left over.
+    """
+    bos = bos_token(tokenizer, spec)
+    packers = {split: _Packer(split, spec, bos) for split in SPLITS}
+    source = iter(documents)
+    while batch := list(islice(source, _BATCH_DOCUMENTS)):
+        encoded = tokenizer([d.text for d in batch], add_special_tokens=False, verbose=False)["input_ids"]
+        for document, ids in zip(batch, encoded, strict=True):
+            side = split_of(document.text, spec.heldout_frac)
+            yield from packers[side].add(document.index, ids)

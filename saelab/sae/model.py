@@ -1,0 +1,203 @@
+"""The one `SAE` class: a coder, a decoder, and where they came from."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saelab.errors import SaelabError
+from saelab.kernels import Support, gather
+from saelab.sae.code import SparseCode
+from saelab.sae.coders import OneStep
+
+_ENCODE_TOKENS = 2048
+"""Tokens encoded at once where no gradient is wanted, so that memory does not grow with the input."""
+
+
+class Decoder(nn.Module):
+    """`recon = code W_dec + b_dec`; `W_dec` is `[n_latents, d_out]`, a latent a row."""
+
+    def __init__(self, n_latents: int, d_out: int):
+        super().__init__()
+        self.W_dec = nn.Parameter(torch.empty(n_latents, d_out))
+        self.b_dec = nn.Parameter(torch.zeros(d_out))
+
+    def forward(self, code: SparseCode) -> Tensor:
+        return gather(code.values, code.support, self.W_dec) + self.b_dec
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The affine map between raw activations and what training sees: `c * (x - mean)`.
+
+    Attributes:
+        mean: `[d]`, subtracted first (raw units).
+        factor: c; with c chosen so that the mean norm is sqrt(d), coefficients carry over between models.
+    """
+
+    mean: Tensor
+    factor: float
+
+    def apply(self, x: Tensor) -> Tensor:
+        """`[tok, d]` raw -> scaled, in float32."""
+        return (x.float() - self.mean) * self.factor
+
+    @classmethod
+    def identity(cls, d: int) -> Scaling:
+        return cls(torch.zeros(d), 1.0)
+
+
+@dataclass
+class Identity:
+    """What an SAE is and where it came from; written beside the weights.
+
+    Attributes:
+        kind, settings: the variant and its arguments, enough to build it again.
+        d_in, d_out: widths of input and output.
+        form: "training" sees scaled inputs; "inference" raw ones, token by token.
+        provenance: JSON-able: model, hook, mask policy, data, scaling, tokens seen, config hash.
+    """
+
+    kind: str
+    settings: dict[str, Any]
+    d_in: int
+    d_out: int
+    form: str = "training"
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+class SAE(nn.Module):
+    """A sparse autoencoder: `sae(x)`, `sae.encode(x) -> SparseCode`, `sae.decode(code)`.
+
+    Build one with `saelab.sae.variants.build`, load one with `SAE.load`.
+    """
+
+    def __init__(self, coder: OneStep, decoder: Decoder, identity: Identity):
+        super().__init__()
+        self.coder = coder
+        self.decoder = decoder
+        self.identity = identity
+
+    @property
+    def n_latents(self) -> int:
+        return self.decoder.W_dec.shape[0]
+
+    @property
+    def W_dec(self) -> Tensor:
+        """`[n_latents, d_out]`."""
+        return self.decoder.W_dec
+
+    @property
+    def b_dec(self) -> Tensor:
+        """`[d_out]`."""
+        return self.decoder.b_dec
+
+    def centre(self, x: Tensor) -> Tensor:
+        """What the coder sees of `[tok, d_in]`: minus the decoder's bias where the variant says so."""
+        return x - self.decoder.b_dec if self.coder.centred else x
+
+    def encode(self, x: Tensor) -> SparseCode:
+        """`[..., d_in]` -> the code of its tokens, flattened in order."""
+        x = self._rows(x)
+        if torch.is_grad_enabled() or x.shape[0] <= _ENCODE_TOKENS:
+            return self.coder.encode(self.centre(x))
+        return concatenate([self.coder.encode(self.centre(part)) for part in x.split(_ENCODE_TOKENS)])
+
+    def decode(self, code: SparseCode) -> Tensor:
+        """A code -> `[tok, d_out]`."""
+        return self.decoder(code)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., d_in]` -> its reconstruction, `[..., d_out]`, in the dtype of the weights."""
+        return self.decode(self.encode(x)).unflatten(0, x.shape[:-1])
+
+    def _rows(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.identity.d_in:
+            raise SaelabError(
+                f"this SAE reads activations of width {self.identity.d_in}, not {x.shape[-1]}",
+                where=f"SAE({self.identity.kind})",
+            )
+        return x.reshape(-1, x.shape[-1]).to(self.W_dec.dtype)
+
+    @torch.no_grad()
+    def inference(self, scaling: Scaling | None = None, target: Scaling | None = None) -> SAE:
+        """The per-token form on raw activations: a copy with `scaling` folded in, codes in raw units.
+
+        Every rule is positively homogeneous, so `W_enc` stays as it is: `b_enc / c`, `b_dec / c + mean`,
+        and `b_enc - W_enc mean` where the encoder does not subtract `b_dec`. `W_dec` changes only where
+        a `target` (a transcoder's output) is scaled by another factor than the input.
+
+        Args:
+            scaling: of the input; None where training saw raw activations.
+            target: of the output; None where it is the input.
+        """
+        if self.identity.form == "inference":
+            if scaling is not None or target is not None:
+                raise SaelabError("this SAE already is in inference form; its scaling is folded in")
+            return self
+        folded = copy.deepcopy(self)
+        folded.identity.form = "inference"
+        folded.coder.rule = folded.coder.rule.inference()
+        folded.coder.precision = "exact"
+        if scaling is not None:
+            _fold(folded, scaling, target or scaling)
+        return folded.requires_grad_(False)
+
+    def sha256(self) -> str:
+        """A fingerprint of the weights: the key of annotations and indexes."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            array = value.detach().cpu().contiguous()
+            digest.update(f"{name}:{array.dtype}:{tuple(array.shape)};".encode())
+            digest.update(array.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def save(self, directory: Path | str) -> None:
+        """Write `config.json` and `weights.safetensors`; see `saelab.sae.io`."""
+        from saelab.sae import io
+
+        io.save(self, Path(directory))
+
+    @classmethod
+    def load(cls, directory: Path | str) -> SAE:
+        """Read what `save` wrote.
+
+        Raises:
+            SaelabError: absent, of another schema, or with weights that do not fit the configuration.
+        """
+        from saelab.sae import io
+
+        return io.load(Path(directory))
+
+
+def _fold(sae: SAE, scaling: Scaling, target: Scaling) -> None:
+    coder, decoder = sae.coder, sae.decoder
+    mean = scaling.mean.to(coder.W_enc)
+    coder.b_enc.div_(scaling.factor)
+    if not coder.centred:
+        coder.b_enc.sub_(coder.W_enc @ mean)
+    decoder.b_dec.div_(target.factor).add_(target.mean.to(decoder.b_dec))
+    if target.factor != scaling.factor:
+        decoder.W_dec.mul_(scaling.factor / target.factor)
+
+
+def concatenate(codes: list[SparseCode]) -> SparseCode:
+    """Codes of consecutive tokens as one."""
+    first = codes[0].support
+    widths = {code.support.width for code in codes}
+    starts = torch.tensor([0, *(code.support.nnz for code in codes)]).cumsum(0).tolist()
+    offsets = [code.offsets[:-1] + start for code, start in zip(codes, starts[:-1], strict=True)]
+    end = torch.tensor([starts[-1]], dtype=torch.int32, device=first.device)
+    support = Support(
+        torch.cat([code.latents[: code.support.nnz] for code in codes]),
+        torch.cat([*offsets, end]).to(torch.int32),
+        first.n_latents,
+        widths.pop() if len(widths) == 1 else None,
+    )
+    return SparseCode(torch.cat([code.values[: code.support.nnz] for code in codes]), support)

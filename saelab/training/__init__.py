@@ -1,0 +1,7 @@
+"""Training: one loop over N SAEs, optimiser, dead-latent tracker, checkpoints, metric sinks."""
+
+from saelab.training.member import Member
+from saelab.training.spec import TrainSpec, WandbSpec
+from saelab.training.trainer import Progress, Trainer
+
+__all__ = ["Member", "Progress", "TrainSpec", "Trainer", "WandbSpec"]

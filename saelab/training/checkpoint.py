@@ -1,0 +1,87 @@
+"""Checkpoints: directories that are complete or absent, the newest few kept.
+
+`state.safetensors` holds every tensor (members' weights, optimiser moments, trackers, the RNG);
+`state.json` the step, the loader's position, what "auto" was resolved to, and the sha256 of the other.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saelab import __version__
+from saelab.errors import SaelabError
+from saelab.files import atomic_directory, read_json, read_tensors, sha256_file, sweep_temporaries, write_json
+
+TENSORS = "state.safetensors"
+STATE = "state.json"
+_FIX = "delete this checkpoint to go on from an older one, or start over with --fresh"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training run at rest.
+
+    Attributes:
+        step: steps done.
+        tensors: by name, members' prefixed by their position.
+        state: JSON-able rest.
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save(directory: Path, checkpoint: Checkpoint, *, keep: int) -> None:
+    """Write `directory/step-...` and drop all but the newest `keep`."""
+    from safetensors.torch import save_file
+
+    directory.mkdir(parents=True, exist_ok=True)
+    sweep_temporaries(directory)
+    path = directory / f"step-{checkpoint.step:08d}"
+    if not path.exists():
+        with atomic_directory(path) as temporary:
+            tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
+            tensors["rng"] = torch.get_rng_state()
+            save_file(tensors, temporary / TENSORS)
+            document = {
+                "saelab": __version__,
+                "step": checkpoint.step,
+                "sha256": sha256_file(temporary / TENSORS),
+                "state": checkpoint.state,
+            }
+            write_json(temporary / STATE, document)
+    for old in existing(directory)[:-keep]:
+        shutil.rmtree(old)
+
+
+def existing(directory: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path for path in directory.glob("step-*") if path.is_dir() and ".tmp-" not in path.name)
+
+
+def load_newest(directory: Path) -> Checkpoint | None:
+    """The newest checkpoint, or None; sets the RNG to where it was.
+
+    Raises:
+        SaelabError: it is damaged.
+    """
+    found = existing(directory)
+    if not found:
+        return None
+    path = found[-1]
+    try:
+        document = read_json(path / STATE)
+        tensors = read_tensors(path / TENSORS)
+    except SaelabError as error:
+        raise SaelabError(f"this checkpoint is damaged: {error}", where=str(path), fix=_FIX) from error
+    if not isinstance(document, dict) or sha256_file(path / TENSORS) != document.get("sha256"):
+        raise SaelabError("this checkpoint is damaged: its sha256 is not what was written", where=str(path), fix=_FIX)
+    torch.set_rng_state(tensors.pop("rng"))
+    return Checkpoint(document["step"], tensors, document["state"])

@@ -1,0 +1,51 @@
+"""The optimiser step: gradient projection, clipping, fused Adam, unit-norm decoder rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saelab.sae import SAE
+from saelab.training.spec import TrainSpec
+
+
+def learning_rate(spec: TrainSpec, step: int) -> float:
+    """Linear rise over `warmup_steps`, flat, linear fall to 0 over the last `decay_frac` of the steps."""
+    rise = min(1.0, (step + 1) / spec.warmup_steps) if spec.warmup_steps else 1.0
+    decay_from = spec.steps * (1 - spec.decay_frac)
+    fall = (spec.steps - step) / (spec.steps - decay_from) if step > decay_from else 1.0
+    return spec.lr * min(rise, fall)
+
+
+def adam(sae: SAE, spec: TrainSpec) -> torch.optim.Adam:
+    return torch.optim.Adam(sae.parameters(), lr=spec.lr, betas=spec.betas, fused=True)
+
+
+@torch.no_grad()
+def project_decoder_gradient(sae: SAE) -> None:
+    """Remove from each row's gradient the part along the row, which renormalisation would undo: otherwise
+    Adam's moments are spent on it."""
+    grad, rows = sae.W_dec.grad, sae.W_dec
+    if grad is not None:
+        grad.addcmul_(rows, torch.linalg.vecdot(grad, rows)[:, None], value=-1)
+
+
+@torch.no_grad()
+def renormalise_decoder(sae: SAE) -> None:
+    """Bring each row of the decoder back to norm 1."""
+    sae.W_dec.div_(torch.linalg.vector_norm(sae.W_dec, dim=1, keepdim=True))
+
+
+def step(sae: SAE, optimiser: torch.optim.Adam, spec: TrainSpec, number: int, *, unit_norm: bool) -> Tensor | None:
+    """One update from the gradients in place; returns the gradient norm before clipping."""
+    norm = None
+    if unit_norm:
+        project_decoder_gradient(sae)
+    if spec.grad_clip is not None:
+        norm = torch.nn.utils.clip_grad_norm_(sae.parameters(), spec.grad_clip, foreach=True)
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(spec, number)
+    optimiser.step()
+    if unit_norm:
+        renormalise_decoder(sae)
+    return norm

@@ -1,0 +1,225 @@
+"""The trainer: steps one SAE or several on one stream of activations, and can stop and go on anywhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saelab.activations.loader import Batch, Loader, stored
+from saelab.activations.store import Store
+from saelab.errors import RunFailedError, SaelabError
+from saelab.metrics import Reconstruction
+from saelab.sae import Scaling
+from saelab.training import checkpoint
+from saelab.training.checkpoint import Checkpoint
+from saelab.training.member import Member
+from saelab.training.optimiser import learning_rate
+from saelab.training.sinks import Sink
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One line for a person: where training is, and how it goes."""
+
+    step: int
+    steps: int
+    tokens_per_second: float
+    metrics: dict[str, float]
+
+
+@dataclass
+class Clock:
+    """Seconds spent stepping, over all sittings; measuring and saving do not count."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    _since: float = field(default_factory=time.perf_counter)
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def stop(self, n_tokens: int) -> None:
+        self.seconds += time.perf_counter() - self._since
+        self.tokens += n_tokens
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+class Trainer:
+    """Steps every member on each batch.
+
+    What defines the stream (store, hook, seed, batch size) is shared; members differ in everything
+    else. Metrics of member i go to `sinks[i]`.
+
+    Args:
+        members: the SAEs; they share `steps` and `batch_tokens`.
+        store: where activations come from.
+        hook: the input; target_hook: what is reconstructed (None: the input).
+        directory: holds `checkpoints/`.
+        sinks: per member.
+        report: called now and then with the first member's progress.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        store: Store,
+        hook: str,
+        *,
+        directory: Path,
+        target_hook: str | None = None,
+        sinks: Sequence[Sequence[Sink]] = (),
+        report: Callable[[Progress], None] = lambda _: None,
+    ):
+        spec = members[0].spec
+        if any((m.spec.steps, m.spec.batch_tokens) != (spec.steps, spec.batch_tokens) for m in members):
+            raise SaelabError("SAEs on one stream share train.tokens and train.batch_tokens", where="train")
+        self.members, self.spec, self.store, self.report = members, spec, store, report
+        self.hook, self.target_hook = hook, target_hook
+        self.directory = directory / "checkpoints"
+        self.sinks = sinks or [[] for _ in members]
+        self.device = members[0].sae.W_dec.device
+        self.loader = Loader(
+            store,
+            hook,
+            target_hook=target_hook,
+            batch_tokens=spec.batch_tokens,
+            mix_shards=spec.mix_shards,
+            seed=spec.seed,
+        )
+        self.scaling = self._scaling(hook)
+        self.target_scaling = self.scaling if target_hook is None else self._scaling(target_hook)
+        self.clock = Clock()
+        self.step = 0
+        for member in members:
+            self._start_at_mean(member)
+
+    def _scaling(self, hook: str) -> Scaling:
+        scaling = self.store.scaling(hook, centre=self.spec.centre, scale=self.spec.scale)
+        return Scaling(scaling.mean.to(self.device), scaling.factor)
+
+    @torch.no_grad()
+    def _start_at_mean(self, member: Member) -> None:
+        """`b_dec` starts at the mean of what training sees: 0 where inputs are centred."""
+        mean = self.store.mean(self.target_hook or self.hook).to(self.device)
+        member.sae.b_dec.copy_(self.target_scaling.apply(mean[None])[0])
+
+    # -- running --------------------------------------------------------------------------------------
+
+    def resume(self) -> bool:
+        """Go on from the newest checkpoint; whether there was one.
+
+        Raises:
+            SaelabError: it is damaged or does not fit.
+        """
+        found = checkpoint.load_newest(self.directory)
+        if found is None:
+            return False
+        resolved = [m.sae.coder.precision for m in self.members]
+        if found.state["precision"] != resolved:
+            raise SaelabError(
+                f"this run selects with precision {found.state['precision']}, not {resolved}",
+                where=str(self.directory),
+                fix=f"set train.precision: {found.state['precision'][0]}",
+            )
+        try:
+            for number, member in enumerate(self.members):
+                prefix = f"{number}."
+                own = {k.removeprefix(prefix): v for k, v in found.tensors.items() if k.startswith(prefix)}
+                member.load_tensors(own)
+        except (KeyError, ValueError) as error:
+            raise SaelabError(f"this checkpoint does not fit: {error}", where=str(self.directory)) from error
+        self.step = found.step
+        self.loader.load_state_dict(found.state["loader"])
+        self.clock = Clock(found.state["seconds"], found.state["tokens"])
+        return True
+
+    def run(self) -> None:
+        """Train to the end (or on from where `resume` left it).
+
+        Raises:
+            RunFailedError: a loss is no longer finite; the last good checkpoint is kept.
+        """
+        spec = self.spec
+        while self.step < spec.steps:
+            self.clock.start()
+            batch = self._batch()
+            metrics = [member.step(batch, self.step) for member in self.members]
+            self.step += 1
+            last = self.step == spec.steps
+            self.clock.stop(batch.input.shape[0])
+            if last or self.step % spec.log_every_steps == 0:
+                self._log(metrics, heldout=last or self.step % spec.heldout_every_steps == 0)
+            if last or self.step % spec.checkpoint_every_steps == 0:
+                self.save()
+
+    def _batch(self) -> Batch:
+        raw = next(self.loader)
+        x = self.scaling.apply(raw.input.to(self.device, non_blocking=True))
+        if raw.target is raw.input:
+            return Batch(x, x)
+        return Batch(x, self.target_scaling.apply(raw.target.to(self.device, non_blocking=True)))
+
+    def _check_finite(self) -> None:
+        for member in self.members:
+            if not bool(member.all_finite):
+                kept = checkpoint.existing(self.directory)
+                raise RunFailedError(
+                    f"the loss of '{member.name}' is no longer finite at step {self.step}; "
+                    + (f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"),
+                    fix="lower train.lr, raise train.warmup_steps, or look at the activations' norms",
+                )
+
+    def _log(self, metrics: Sequence[dict[str, Tensor]], *, heldout: bool) -> None:
+        common = {
+            "tokens": float(self.step * self.spec.batch_tokens),
+            "lr": learning_rate(self.spec, self.step - 1),
+            "tokens_per_second": self.clock.tokens_per_second,
+        }
+        lines = [common | {name: float(value) for name, value in line.items()} for line in metrics]
+        self._check_finite()
+        for member, line, sinks in zip(self.members, lines, self.sinks, strict=True):
+            if heldout:
+                line |= {f"heldout/{name}": value for name, value in self.heldout(member).items()}
+            for sink in sinks:
+                sink.log(self.step, line)
+        self.report(Progress(self.step, self.spec.steps, self.clock.tokens_per_second, lines[0]))
+
+    @torch.no_grad()
+    def heldout(self, member: Member) -> dict[str, float]:
+        """Reconstruction of tokens never trained on, in training form: the first `heldout_tokens`."""
+        seen = Reconstruction()
+        for raw in stored(self.store, "heldout", self.hook, target_hook=self.target_hook):
+            for start in range(0, raw.input.shape[0], self.spec.batch_tokens):
+                rows = slice(start, start + min(self.spec.batch_tokens, self.spec.heldout_tokens - seen.n_tokens))
+                x = self.scaling.apply(raw.input[rows].to(self.device))
+                code = member.sae.encode(x)
+                target = self.target_scaling.apply(raw.target[rows].to(self.device))
+                seen.update(target, member.sae.decode(code), code.l0())
+                if seen.n_tokens >= self.spec.heldout_tokens:
+                    return seen.result()
+        return {name: value for name, value in seen.result().items() if math.isfinite(value)}
+
+    def save(self) -> None:
+        """Write a checkpoint; never of weights that are no longer finite."""
+        self._check_finite()
+        tensors = {f"{i}.{name}": value for i, m in enumerate(self.members) for name, value in m.tensors().items()}
+        checkpoint.save(self.directory, Checkpoint(self.step, tensors, self._state()), keep=self.spec.keep_checkpoints)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "precision": [m.sae.coder.precision for m in self.members],
+            "threads": torch.get_num_threads(),
+            "loader": self.loader.state_dict(),
+            "seconds": self.clock.seconds,
+            "tokens": self.clock.tokens,
+        }

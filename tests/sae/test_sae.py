@@ -1,0 +1,289 @@
+"""The SAE class: identities between variants, the folding convention, screening, save and load."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import saelab
+from saelab.errors import SaelabError
+from saelab.kernels import Support
+from saelab.sae import SAE, VARIANTS, Scaling, SparseCode, build
+from saelab.sae.model import concatenate
+from saelab.sae.rules import AbsTopK, ReLU, TopK
+
+KINDS = {"topk": {"k": 5}, "abs_topk": {"k": 5}, "relu": {}}
+
+
+def make(kind: str, d: int = 16, n_latents: int = 64, **settings) -> SAE:
+    torch.manual_seed(0)
+    sae = build(kind, d, {"n_latents": n_latents, **KINDS[kind], **settings}).sae
+    with torch.no_grad():
+        sae.coder.b_enc.normal_(0, 0.2)
+        sae.decoder.b_dec.normal_()
+    return sae
+
+
+def share_weights(source: SAE, other: SAE) -> SAE:
+    other.load_state_dict(source.state_dict())
+    other.coder.centred = source.coder.centred
+    return other
+
+
+def test_every_variant_is_covered():
+    assert set(KINDS) == set(VARIANTS)
+
+
+def test_topk_of_all_latents_is_relu_exactly():
+    relu = make("relu")
+    topk = share_weights(relu, make("topk", k=64))
+    x = torch.randn(300, 16)
+    assert torch.equal(topk.encode(x).to_dense(), relu.encode(x).to_dense())
+    assert torch.equal(topk(x), relu(x))
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_abs_topk_is_odd_in_the_pre_activations(seed):
+    u = torch.randn(9, 50, generator=torch.Generator().manual_seed(seed))
+    rule = AbsTopK(7)
+
+    def code(pre: torch.Tensor) -> torch.Tensor:
+        support = rule.candidates(pre, screened=False)
+        return SparseCode(rule.activate(pre[support.rows, support.latents.long()]), support).to_dense()
+
+    assert torch.equal(code(-u), -code(u))
+
+
+def test_abs_topk_of_non_negative_pre_activations_is_topk():
+    u = torch.rand(40, 100)
+    dense = []
+    for rule in (TopK(9), AbsTopK(9)):
+        support = rule.candidates(u, screened=False)
+        dense.append(SparseCode(rule.activate(u[support.rows, support.latents.long()]), support).to_dense())
+    assert torch.equal(*dense)
+
+
+def test_abs_topk_reconstructs_no_worse_than_topk_for_an_orthonormal_dictionary():
+    basis = torch.linalg.qr(torch.randn(16, 16))[0]
+    signed, plain = make("abs_topk", n_latents=16), make("topk", n_latents=16)
+    x = torch.randn(200, 16)
+    errors = []
+    for sae in (signed, plain):
+        with torch.no_grad():
+            sae.coder.W_enc.copy_(basis)
+            sae.decoder.W_dec.copy_(basis)
+            sae.coder.b_enc.zero_()
+        errors.append((sae(x) - x).square().sum(1))
+    assert bool((errors[0] <= errors[1] + 1e-5).all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folding_gives_the_same_reconstruction_in_raw_units(kind):
+    sae = make(kind)
+    scaling = Scaling(torch.randn(16) * 30, 0.037)
+    raw = torch.randn(500, 16) * 20 + scaling.mean
+    folded = sae.inference(scaling)
+
+    trained = sae(scaling.apply(raw)) / scaling.factor + scaling.mean
+    torch.testing.assert_close(folded(raw), trained, rtol=1e-5, atol=1e-5 * raw.abs().max().item())
+    in_scaled_units = sae.encode(scaling.apply(raw)).to_dense()
+    torch.testing.assert_close(folded.encode(raw).to_dense(), in_scaled_units / scaling.factor, rtol=2e-4, atol=2e-3)
+    assert torch.equal(folded.coder.W_enc, sae.coder.W_enc)
+    assert torch.equal(folded.W_dec, sae.W_dec)
+    assert folded.identity.form == "inference"
+    assert not any(p.requires_grad for p in folded.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folding_is_exact_in_float64(kind):
+    sae = make(kind).double()
+    scaling = Scaling(torch.randn(16, dtype=torch.float64) * 30, 0.037)
+    raw = torch.randn(500, 16, dtype=torch.float64) * 20 + scaling.mean
+    trained = sae((raw - scaling.mean) * scaling.factor) / scaling.factor + scaling.mean
+    torch.testing.assert_close(sae.inference(scaling)(raw), trained, rtol=1e-10, atol=1e-10)
+
+
+def test_folding_two_scalings_for_a_transcoder():
+    sae = make("relu").double()
+    source = Scaling(torch.randn(16).double(), 0.5)
+    target = Scaling(torch.randn(16).double(), 4.0)
+    raw = torch.randn(50, 16).double()
+    expected = sae((raw - source.mean) * source.factor) / target.factor + target.mean
+    torch.testing.assert_close(sae.inference(source, target)(raw), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_folding_twice_is_refused():
+    sae = make("topk").inference()
+    assert sae.inference() is sae
+    with pytest.raises(SaelabError, match="already is in inference form"):
+        sae.inference(Scaling.identity(16))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_screened_selection_finds_the_exact_support(kind):
+    torch.manual_seed(5)
+    sae = build(kind, 128, {"n_latents": 2048} | ({"k": 32} if "k" in KINDS[kind] else {})).sae
+    x = torch.randn(400, 128) * torch.linspace(0.5, 2, 128)
+    exact = sae.encode(x).to_dense() != 0
+    sae.coder.set_precision("screened")
+    screened = sae.encode(x)
+    found = screened.to_dense() != 0
+    assert (found & exact).sum() / exact.sum() >= 0.9999
+    torch.testing.assert_close(screened.to_dense()[found & exact], (x @ sae.coder.W_enc.T)[found & exact] + 0.0)
+
+
+def test_rows_with_few_positives_are_padded_and_padding_is_not_active():
+    sae = make("topk")
+    with torch.no_grad():
+        sae.coder.b_enc.fill_(-100.0)
+        sae.coder.b_enc[:2] = 100.0
+    code = sae.encode(torch.randn(7, 16))
+    assert code.values.numel() == 7 * 5
+    assert code.l0().tolist() == [2] * 7
+    assert code.firing_counts().tolist() == [7, 7] + [0] * 62
+
+
+def test_shapes_dtypes_and_empty_input():
+    sae = make("topk")
+    assert sae(torch.randn(2, 3, 16)).shape == (2, 3, 16)
+    assert sae(torch.randn(4, 16, dtype=torch.bfloat16)).dtype == torch.float32
+    assert sae(torch.randn(0, 16)).shape == (0, 16)
+    with pytest.raises(SaelabError, match="reads activations of width 16, not 17"):
+        sae(torch.randn(2, 17))
+
+
+def test_long_inputs_are_encoded_in_parts_without_a_trace():
+    x = torch.randn(5000, 16)
+    for kind in KINDS:
+        sae = make(kind)
+        with torch.no_grad():
+            parts = sae.encode(x)
+        whole = sae.encode(x)
+        assert parts.support.width == whole.support.width
+        torch.testing.assert_close(parts.to_dense(), whole.to_dense().detach())
+
+
+def test_sparse_code_round_trips_through_dense():
+    dense = torch.randn(6, 9).relu()
+    code = SparseCode.from_dense(dense)
+    assert torch.equal(code.to_dense(), dense)
+    assert torch.equal(concatenate([code, code]).to_dense(), torch.cat([dense, dense]))
+    assert code.l0().tolist() == (dense != 0).sum(1).tolist()
+
+
+def test_spare_capacity_belongs_to_no_row():
+    support = Support(torch.tensor([1, 0, 0, 0], dtype=torch.int32), torch.tensor([0, 1, 1], dtype=torch.int32), 3)
+    code = SparseCode(torch.tensor([2.0, 9.0, 9.0, 9.0]), support)
+    assert code.to_dense().tolist() == [[0, 2, 0], [0, 0, 0]]
+    assert code.firing_counts().tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("form", ["training", "inference"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_save_and_load(tmp_path, kind, form):
+    sae = make(kind)
+    sae = sae.inference(Scaling(torch.randn(16), 2.0)) if form == "inference" else sae
+    sae.identity.provenance = {"hook": "blocks.1.hook_resid_post"}
+    sae.save(tmp_path / "sae")
+    loaded = saelab.SAE.load(tmp_path / "sae")
+    x = torch.randn(10, 16)
+    assert torch.equal(loaded(x), sae(x))
+    assert loaded.identity == sae.identity
+    assert loaded.sha256() == sae.sha256()
+    assert all(p.requires_grad == (form == "training") for p in loaded.parameters())
+    with pytest.raises(SaelabError, match="exists already"):
+        sae.save(tmp_path / "sae")
+
+
+def test_an_old_file_keeps_its_settings_when_defaults_change(tmp_path):
+    build("topk", 16, {"n_latents": 64}).sae.save(tmp_path / "sae")
+    written = json.loads((tmp_path / "sae" / "config.json").read_text())
+    assert written["settings"] == {"n_latents": 64, "k": 32, "aux_k": None, "aux_coefficient": 1 / 32}
+
+
+def _edit(key, value):
+    def change(directory):
+        path = directory / "config.json"
+        document = json.loads(path.read_text())
+        document[key] = value
+        path.write_text(json.dumps(document))
+
+    return change
+
+
+def _tensor(name, value):
+    def change(directory):
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(directory / "weights.safetensors")
+        tensors = {k: v.clone() for k, v in tensors.items() if k != name}
+        if value is not None:
+            tensors[name] = value
+        save_file(tensors, directory / "weights.safetensors")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_edit("schema", 99), "expected schema 1, found 99"),
+        (_edit("kind", "topkk"), "unknown SAE variant 'topkk'(.|\n)*did you mean 'topk'"),
+        (_edit("settings", {"k": 999, "n_latents": 64}), "k = 999 is more than n_latents = 64"),
+        (_edit("settings", {"surprise": 1}), "not an SAE this saelab can build"),
+        (_edit("form", "frozen"), "form is 'training' or 'inference', not 'frozen'"),
+        (_tensor("coder.b_enc", None), "the tensor coder.b_enc is missing"),
+        (_tensor("extra", torch.zeros(1)), "there is a tensor extra"),
+        (_tensor("coder.b_enc", torch.zeros(3)), r"coder.b_enc has shape \[3\], expected \[64\]"),
+        (_tensor("coder.b_enc", torch.zeros(64, dtype=torch.int64)), "coder.b_enc holds torch.int64"),
+        (_tensor("coder.b_enc", torch.full((64,), float("nan"))), "coder.b_enc holds values that are not finite"),
+        (lambda d: (d / "weights.safetensors").write_bytes(b"\x00" * 40), "not a readable safetensors file"),
+        (lambda d: (d / "config.json").write_text("{"), "not a readable JSON file"),
+        (lambda d: (d / "config.json").unlink(), "this file does not exist"),
+    ],
+)
+def test_damaged_files_are_refused_with_the_reason(tmp_path, damage, message):
+    directory = tmp_path / "sae"
+    make("topk").save(directory)
+    damage(directory)
+    with pytest.raises(SaelabError, match=message):
+        SAE.load(directory)
+
+
+def test_no_directory_at_all(tmp_path):
+    with pytest.raises(SaelabError, match="this directory does not exist"):
+        SAE.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("topk", {"k": 65, "n_latents": 64}, "k = 65 is more than n_latents = 64"),
+        ("abs_topk", {"k": 0}, "k must be at least 1, not 0"),
+        ("topk", {"n_latents": 0}, "n_latents must be at least 1"),
+        ("topk", {"aux_k": 0}, "aux_k must be at least 1"),
+        ("relu", {"l1": -1.0}, "l1 must not be negative"),
+        ("relu", {"l1_warmup_frac": 2.0}, "a fraction lies between 0 and 1"),
+    ],
+)
+def test_settings_that_cannot_work(kind, settings, message):
+    with pytest.raises(SaelabError, match=message):
+        build(kind, 16, settings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_initialisation_ties_encoder_and_decoder(kind):
+    sae = build(kind, 16, {"n_latents": 64}).sae if kind == "relu" else build(kind, 16, {"n_latents": 64, "k": 4}).sae
+    assert torch.equal(sae.coder.W_enc, sae.W_dec)
+    norms = sae.W_dec.norm(dim=1)
+    torch.testing.assert_close(norms, torch.full_like(norms, 0.1 if kind == "relu" else 1.0))
+    assert not sae.coder.b_enc.any()
+    assert not sae.b_dec.any()
+
+
+def test_rules_say_what_inference_uses():
+    for rule in (TopK(3), AbsTopK(3), ReLU()):
+        assert rule.inference() is rule
