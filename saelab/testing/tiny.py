@@ -22,7 +22,7 @@ def tiny_model(directory: Path, family: Literal["llama", "gpt2"] = "llama", *, s
     special = ["<bos>", "<eos>", "<pad>"]
     vocabulary = {text: i for i, text in enumerate([*special, *map(chr, range(32, 127)), "\n"])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?s)."), "isolated")  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")  # type: ignore[assignment]
     tokenizer.decoder = decoders.Fuse()  # type: ignore[assignment]
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"

@@ -1,0 +1,271 @@
+"""Capture, the store on disk, the loader: right rows, right order, continued exactly after a kill."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from saelab.activations import CaptureSpec, Loader, Store, capture, stored
+from saelab.activations import capture as capture_function
+from saelab.activations.capture import store_directory
+from saelab.errors import SaelabError
+from saelab.files import sha256_file
+from saelab.lm.corpus import DataSpec
+from saelab.lm.mask import Mask, MaskSpec
+from saelab.lm.windows import WindowSpec
+
+HOOK, HEADS = "blocks.1.hook_resid_post", "blocks.0.attn.hook_z"
+WINDOWS = WindowSpec(context_length=32, heldout_frac=0.2)
+
+
+def spec(directory, **changes) -> CaptureSpec:
+    values = {
+        "hooks": (HOOK, HEADS),
+        "tokens": 2000,
+        "heldout_tokens": 300,
+        "dtype": "float32",
+        "shuffle_contexts": 16,
+        "shard_bytes": 60_000,
+        "dir": str(directory),
+    }
+    return CaptureSpec(**(values | changes))
+
+
+def files_of(directory):
+    return {p.name: sha256_file(p) for p in sorted(directory.iterdir()) if p.name != ".lock"}
+
+
+def rows_of(store, split):
+    parts = [store.read(shard) for shard in store.of(split)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def test_rows_are_the_models_activations_of_their_context_and_position(store, lm):
+    for split in ("train", "heldout"):
+        rows = rows_of(store, split)
+        contexts = [c for part in store.contexts(split) for c in part.tokens]
+        for i in range(0, len(rows["context"]), 37):
+            tokens = contexts[rows["context"][i]][None].long()
+            fresh = lm.capture(tokens, [lm.hook(HOOK), lm.hook(HEADS)])
+            for hook in (HOOK, HEADS):
+                torch.testing.assert_close(rows[hook][i], fresh[hook][0, rows["position"][i]], rtol=1e-4, atol=1e-5)
+
+
+def test_every_kept_position_is_stored_once_and_masked_ones_never(store, lm):
+    mask = Mask.of(MaskSpec(), lm.tokenizer)
+    assert store.mask == mask
+    for split in ("train", "heldout"):
+        rows = rows_of(store, split)
+        found = set(zip(rows["context"].tolist(), rows["position"].tolist(), strict=True))
+        tokens = torch.cat([part.tokens for part in store.contexts(split)])
+        assert found == {tuple(pair) for pair in mask.keep_tokens(tokens).nonzero().tolist()}
+        assert len(found) == store.n_tokens(split)
+    assert store.n_tokens("train") >= 2000
+    assert store.n_tokens("heldout") >= 300
+
+
+def test_documents_never_straddle_the_split(store):
+    train, heldout = (set(rows_of(store, split)["document"].tolist()) for split in ("train", "heldout"))
+    assert train
+    assert heldout
+    assert not train & heldout
+
+
+def test_rows_are_shuffled_across_the_window_and_shards_are_bounded(store):
+    first = store.read(store.of("train")[0])
+    assert len(set(first["context"][:10].tolist())) > 3
+    assert max(shard.bytes for shard in store.shards) <= 60_000 + 4096
+    assert max(shard.n_contexts for shard in store.shards) <= 16
+
+
+def test_scaling_centres_and_gives_a_mean_norm_of_sqrt_d(store):
+    x = rows_of(store, "train")[HOOK]
+    torch.testing.assert_close(store.mean(HOOK), x.double().mean(0).float())
+    scaled = store.scaling(HOOK).apply(x)
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(32), atol=1e-4, rtol=0)
+    assert scaled.norm(dim=1).mean().item() == pytest.approx(32**0.5, rel=1e-4)
+    assert store.scaling(HOOK, centre=False).apply(x).norm(dim=1).mean().item() == pytest.approx(32**0.5, rel=1e-4)
+    assert store.scaling(HOOK, centre=False, scale=False).factor == 1.0
+
+
+def test_the_same_call_opens_the_finished_store(store, lm, tiny_text_file):
+    before = files_of(store.directory)
+    again = capture(lm, DataSpec(str(tiny_text_file)), WINDOWS, MaskSpec(), spec(store.directory))
+    assert again.manifest == store.manifest
+    assert files_of(store.directory) == before
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 5, 8])
+def test_killed_anywhere_the_same_call_continues_to_the_same_bytes(store, lm, tiny_text_file, tmp_path, monkeypatch, after):
+    from saelab import files
+
+    undisturbed = files_of(store.directory)
+    real = files.write_tensors
+    count = {"left": after}
+
+    def write_then_die(path, tensors, metadata=None):
+        if count["left"] == 0:
+            path.with_name(path.name + ".tmp-dead").write_bytes(b"half")
+            raise Killed
+        count["left"] -= 1
+        real(path, tensors, metadata)
+
+    place = tmp_path / "again"
+    arguments = (lm, DataSpec(str(tiny_text_file)), WINDOWS, MaskSpec(), spec(place))
+    monkeypatch.setattr(files, "write_tensors", write_then_die)
+    with pytest.raises(Killed):
+        capture_function(*arguments)
+    monkeypatch.setattr(files, "write_tensors", real)
+    assert not (place / "manifest.json").exists()
+    capture_function(*arguments)
+    assert files_of(place) == undisturbed
+
+
+def test_a_half_written_index_line_is_dropped(store, lm, tiny_text_file):
+    index = store.directory / "shards.jsonl"
+    manifest = (store.directory / "manifest.json").read_text()
+    lines = index.read_text().splitlines()
+    (store.directory / "manifest.json").unlink()
+    index.write_text("\n".join(lines[:3]) + "\n" + lines[3][:40])
+    again = capture(lm, DataSpec(str(tiny_text_file)), WINDOWS, MaskSpec(), spec(store.directory))
+    assert json.loads(manifest) == again.manifest
+
+
+def test_two_configurations_do_not_share_a_directory(store, lm, tiny_text_file):
+    data = DataSpec(str(tiny_text_file))
+    with pytest.raises(SaelabError, match=r"made by another configuration: capture differ(.|\n)*activations.dir"):
+        capture(lm, data, WINDOWS, MaskSpec(), spec(store.directory, tokens=1000))
+    with pytest.raises(SaelabError, match="mask, windows differ"):
+        capture(lm, data, WindowSpec(16, heldout_frac=0.2), MaskSpec(first_position=False), spec(store.directory))
+    (store.directory / "manifest.json").unlink()
+    with pytest.raises(SaelabError, match="the beginning of a store made by another configuration"):
+        capture(lm, data, WINDOWS, MaskSpec(), spec(store.directory, tokens=1000))
+
+
+def test_damage_is_named(store, tmp_path):
+    def damaged(change):
+        place = tmp_path / "damaged"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(store.directory, place)
+        change(place / store.shards[0].file)
+        return place
+
+    with pytest.raises(SaelabError, match=r"this shard is damaged: \d+ bytes, the manifest says \d+"):
+        Store(damaged(lambda p: p.write_bytes(p.read_bytes()[:-10])))
+    with pytest.raises(SaelabError, match="this shard is missing"):
+        Store(damaged(lambda p: p.unlink()))
+    flipped = Store(damaged(lambda p: p.write_bytes(p.read_bytes()[:-1] + b"\x01")))
+    with pytest.raises(SaelabError, match="sha256 differs"):
+        flipped.verify()
+    store.verify()
+    with pytest.raises(SaelabError, match="there is no complete activation store here"):
+        Store(tmp_path)
+    with pytest.raises(SaelabError, match=r"does not hold 'blocks.1.hook_resid_pst'(.|\n)*did you mean"):
+        store.width("blocks.1.hook_resid_pst")
+
+
+def test_settings_and_text_that_cannot_work(lm, tiny_text_file, tmp_path):
+    data = DataSpec(str(tiny_text_file))
+    with pytest.raises(SaelabError, match="is more than this model's 64 tokens"):
+        capture(lm, data, WindowSpec(65), MaskSpec(), spec(tmp_path / "a"))
+    with pytest.raises(SaelabError, match="unknown hook"):
+        capture(lm, data, WINDOWS, MaskSpec(), spec(tmp_path / "a", hooks=("blocks.9.hook_resid_post",)))
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(SaelabError, match="no heldout tokens"):
+        capture(lm, data, WindowSpec(32, heldout_frac=1e-9), MaskSpec(), spec(tmp_path / "b"))
+    with pytest.raises(SaelabError, match="name one hook or more"):
+        spec(tmp_path, hooks=())
+    with pytest.raises(SaelabError, match="a hook is named twice"):
+        spec(tmp_path, hooks=(HOOK, HOOK))
+    with pytest.raises(SaelabError, match="tokens: must be at least 1, found 0"):
+        spec(tmp_path, tokens=0)
+
+
+def test_activations_that_are_not_finite_are_refused(lm, tiny_text_file, tmp_path, monkeypatch):
+    real = lm.capture
+    monkeypatch.setattr(lm, "capture", lambda *a: {k: v.clone().fill_(float("nan")) for k, v in real(*a).items()})
+    with pytest.raises(SaelabError, match=r"not all finite(.|\n)*model.dtype: float32"):
+        capture(lm, DataSpec(str(tiny_text_file)), WINDOWS, MaskSpec(), spec(tmp_path / "s"))
+
+
+def test_the_norm_filter_is_fixed_once_counted_and_survives_a_restart(lm, tiny_text_file, tmp_path):
+    mask = MaskSpec(max_norm_ratio=1.02)
+    made = capture(lm, DataSpec(str(tiny_text_file)), WINDOWS, mask, spec(tmp_path / "a", hooks=(HOOK,)))
+    limit = made.mask.norm_limits[HOOK]
+    assert rows_of(made, "train")[HOOK].norm(dim=1).max() <= limit
+    assert made.manifest["masked_tokens"]["train"] > 0
+    before = files_of(made.directory)
+    (made.directory / "manifest.json").unlink()
+    kept = (made.directory / "shards.jsonl").read_text().splitlines()[:2]
+    (made.directory / "shards.jsonl").write_text("\n".join(kept) + "\n")
+    capture(lm, DataSpec(str(tiny_text_file)), WINDOWS, mask, spec(tmp_path / "a", hooks=(HOOK,)))
+    assert files_of(made.directory) == before
+
+
+def test_only_one_process_writes(lm, tiny_text_file, tmp_path):
+    import fcntl
+
+    (tmp_path / "s").mkdir()
+    with (tmp_path / "s" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SaelabError, match="another process is writing this store"):
+            capture(lm, DataSpec(str(tiny_text_file)), WINDOWS, MaskSpec(), spec(tmp_path / "s"))
+
+
+def test_default_directory_is_named_by_content(own_cache):
+    place = store_directory(spec("x", dir=None), {"a": 1})
+    assert place.parent == own_cache / "activations"
+    assert place != store_directory(spec("x", dir=None), {"a": 2})
+
+
+# -- the loader ---------------------------------------------------------------------------------------
+
+
+def test_an_epoch_serves_every_row_once_in_another_order_each_time(store):
+    loader = Loader(store, HOOK, batch_tokens=64, mix_shards=2)
+    expected = rows_of(store, "train")[HOOK]
+    n = expected.shape[0]
+    seen = torch.cat([next(loader).input for _ in range(2 * n // 64 + 2)])
+    first, second = seen[:n], seen[n : 2 * n]
+    order = lambda x: x[np.lexsort(x.T.numpy())]  # noqa: E731
+    assert torch.equal(order(first), order(expected))
+    assert torch.equal(order(second), order(expected))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7, 40, 75])
+def test_a_restored_loader_serves_the_same_rows(store, steps):
+    straight = Loader(store, HOOK, batch_tokens=50, mix_shards=3, seed=4)
+    for _ in range(steps):
+        next(straight)
+    restored = Loader(store, HOOK, batch_tokens=50, mix_shards=3, seed=4)
+    restored.load_state_dict(straight.state_dict())
+    for _ in range(5):
+        assert torch.equal(next(straight).input, next(restored).input)
+    with pytest.raises(SaelabError, match="of seed 4, the loader's is 5"):
+        Loader(store, HOOK, batch_tokens=50, seed=5).load_state_dict(straight.state_dict())
+
+
+def test_input_and_target_are_one_tensor_for_an_autoencoder_and_rows_match_for_a_transcoder(store):
+    batch = next(Loader(store, HOOK, batch_tokens=40))
+    assert batch.target is batch.input
+    pair = next(Loader(store, HOOK, target_hook=HEADS, batch_tokens=40))
+    assert torch.equal(pair.input, batch.input)
+    rows = rows_of(store, "train")
+    for x, target in zip(pair.input, pair.target, strict=True):
+        i = int((rows[HOOK] == x).all(1).nonzero()[0, 0])
+        assert torch.equal(rows[HEADS][i], target)
+
+
+def test_a_batch_larger_than_the_store_runs_over_epochs(store):
+    assert next(Loader(store, HOOK, batch_tokens=5000)).input.shape == (5000, 32)
+
+
+def test_stored_walks_a_split_once(store):
+    assert sum(batch.input.shape[0] for batch in stored(store, "heldout", HOOK)) == store.n_tokens("heldout")

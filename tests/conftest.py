@@ -1,0 +1,90 @@
+"""Shared fixtures: a tiny model and text in a cache directory of their own, no network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of the hub's library
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from saelab.testing.tiny import tiny_model
+
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from saelab.testing.tiny import tiny_text
+
+    return tiny_text(tmp_path_factory.mktemp("text") / "text.jsonl")
+
+
+@pytest.fixture(scope="session")
+def lm(tiny_model_dir: Path):
+    from saelab.lm.model import ModelSpec, load
+
+    return load(ModelSpec(str(tiny_model_dir), dtype="float32", device="cpu"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees another's cache, or the user's."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("SAELAB_HOME", str(home))
+    return home
+
+
+@pytest.fixture
+def config_text(tiny_model_dir: Path, tiny_text_file: Path) -> Callable[..., str]:
+    """The YAML of a run that takes a second; keyword arguments are extra lines."""
+
+    def make(name: str = "tiny", extra: str = "") -> str:
+        return f"""\
+name: {name}
+model: {{name: {tiny_model_dir}, dtype: float32, device: cpu}}
+data: {{dataset: {tiny_text_file}}}
+windows: {{context_length: 32, heldout_frac: 0.2}}
+activations:
+  hooks: [blocks.1.hook_resid_post]
+  tokens: 3000
+  heldout_tokens: 600
+  shuffle_contexts: 16
+  shard_bytes: 20000
+sae: {{kind: topk, n_latents: 128, k: 8}}
+train: {{tokens: 12800, batch_tokens: 128, lr: 3e-3, warmup_steps: 10, log_every_steps: 5, checkpoint_every_steps: 20, heldout_every_steps: 20, dead_after_tokens: 2000}}
+eval:
+  reconstruction: {{}}
+  density: {{}}
+  downstream: {{contexts: 8, bootstrap_rounds: 50}}
+{extra}"""
+
+    return make
+
+
+@pytest.fixture
+def store(lm: Any, tiny_text_file: Path, tmp_path: Path):
+    from saelab.activations import CaptureSpec, capture
+    from saelab.lm.corpus import DataSpec
+    from saelab.lm.mask import MaskSpec
+    from saelab.lm.windows import WindowSpec
+
+    spec = CaptureSpec(
+        hooks=("blocks.1.hook_resid_post", "blocks.0.attn.hook_z"),
+        tokens=2000,
+        heldout_tokens=300,
+        dtype="float32",
+        shuffle_contexts=16,
+        shard_bytes=60_000,
+        dir=str(tmp_path / "store"),
+    )
+    return capture(
+        lm, DataSpec(str(tiny_text_file)), WindowSpec(context_length=32, heldout_frac=0.2), MaskSpec(), spec
+    )

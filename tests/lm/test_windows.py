@@ -1,0 +1,91 @@
+"""Text to contexts: nothing lost, nothing twice, documents on one side of the split."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saelab.errors import SaelabError
+from saelab.lm.corpus import Document
+from saelab.lm.windows import WindowSpec, bos_token, split_of, windows
+
+
+class Letters:
+    """A tokenizer of one token per character."""
+
+    bos_token_id: int | None = 0
+    eos_token_id: int | None = 1
+
+    def __call__(self, texts, **_):
+        return {"input_ids": [[ord(c) for c in text] for text in texts]}
+
+
+def cut(texts, spec):
+    documents = [Document(i, None, text) for i, text in enumerate(texts)]
+    return list(windows(documents, Letters(), spec))  # type: ignore[arg-type]
+
+
+texts = st.lists(st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=1, max_size=40), max_size=40)
+
+
+@given(texts, st.integers(2, 12))
+@settings(deadline=None, max_examples=80)
+def test_concat_keeps_every_token_once_and_in_order(texts, length):
+    spec = WindowSpec(context_length=length)
+    for split in ("train", "heldout"):
+        mine = [(i, t) for i, t in enumerate(texts) if split_of(t, spec.heldout_frac) == split]
+        expected = [(ord(c), i) for i, t in mine for c in t]
+        found = []
+        for window in cut(texts, spec):
+            if window.split == split:
+                assert len(window.tokens) == length
+                assert window.tokens[0] == 0
+                found += [(t, d) for t, d in zip(window.tokens, window.documents, strict=True) if t != 0]
+        assert found == expected[: len(found)]
+        assert len(expected) - len(found) < length
+
+
+@given(texts, st.integers(2, 12))
+@settings(deadline=None, max_examples=80)
+def test_per_document_windows_hold_one_document_and_start_with_bos(texts, length):
+    spec = WindowSpec(context_length=length, packing="per_document")
+    seen: dict[int, str] = {}
+    for window in cut(texts, spec):
+        (document,) = set(window.documents.tolist())
+        assert window.tokens[0] == 0
+        assert 2 <= len(window.tokens) <= length
+        seen[document] = seen.get(document, "") + "".join(map(chr, window.tokens[1:]))
+    assert seen == dict(enumerate(texts))
+
+
+def test_without_bos_contexts_are_plain_slices():
+    spec = WindowSpec(context_length=4, prepend_bos=False, heldout_frac=1e-9)
+    found = [w.tokens.tolist() for w in cut(["abcdefghij"], spec)]
+    assert found == [[97, 98, 99, 100], [101, 102, 103, 104]]
+
+
+def test_a_document_is_on_one_side_whatever_its_place():
+    assert {split_of(f"text {i}", 0.3) for i in range(40)} == {"train", "heldout"}
+    assert all(split_of("same", 0.3) == split_of("same", 0.3) for _ in range(3))
+    share = np.mean([split_of(f"text {i}", 0.3) == "heldout" for i in range(4000)])
+    assert share == pytest.approx(0.3, abs=0.03)
+    assert split_of("text 1", 0.2) == "heldout" or split_of("text 1", 0.1) == "train"
+
+
+def test_bos_falls_back_to_eos_and_says_when_there_is_none():
+    letters = Letters()
+    letters.bos_token_id = None
+    assert bos_token(letters, WindowSpec()) == 1  # type: ignore[arg-type]
+    letters.eos_token_id = None
+    with pytest.raises(SaelabError, match=r"windows.prepend_bos: this tokenizer has no BOS token"):
+        bos_token(letters, WindowSpec())  # type: ignore[arg-type]
+    assert bos_token(letters, WindowSpec(prepend_bos=False)) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"context_length": 1}, "a context needs 2 tokens or more"), ({"heldout_frac": 1.0}, "must lie between 0 and 1")],
+)
+def test_settings_that_cannot_work(settings, message):
+    with pytest.raises(SaelabError, match=message):
+        WindowSpec(**settings)
