@@ -59,7 +59,9 @@ activations:
   shuffle_contexts: 16
   shard_bytes: 20000
 sae: {{kind: topk, n_latents: 128, k: 8}}
-train: {{tokens: 12800, batch_tokens: 128, lr: 3e-3, warmup_steps: 10, log_every_steps: 5, checkpoint_every_steps: 20, heldout_every_steps: 20, dead_after_tokens: 2000}}
+train:
+  {{tokens: 12800, batch_tokens: 128, lr: 3e-3, warmup_steps: 10, dead_after_tokens: 2000,
+   log_every_steps: 5, checkpoint_every_steps: 20, heldout_every_steps: 20}}
 eval:
   reconstruction: {{}}
   density: {{}}
@@ -85,6 +87,4 @@ def store(lm: Any, tiny_text_file: Path, tmp_path: Path):
         shard_bytes=60_000,
         dir=str(tmp_path / "store"),
     )
-    return capture(
-        lm, DataSpec(str(tiny_text_file)), WindowSpec(context_length=32, heldout_frac=0.2), MaskSpec(), spec
-    )
+    return capture(lm, DataSpec(str(tiny_text_file)), WindowSpec(context_length=32, heldout_frac=0.2), MaskSpec(), spec)

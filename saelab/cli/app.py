@@ -22,7 +22,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Config = Annotated[Path, typer.Argument(help="a YAML file", show_default=False)]
+_PIPE_WIDTH = 160
+
+Config = Annotated[Path, typer.Argument(help="a YAML file, or the name of a shipped one (demo)", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(help="a run's directory, such as runs/demo", show_default=False)]
 Override = Annotated[list[str] | None, typer.Option("-o", "--override", help="section.key=value; repeatable")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="start over: drop what this run has written")]
@@ -61,10 +63,16 @@ def _root(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
+def _console(*, stderr: bool = False) -> Console:
+    """A terminal as wide as it is; a file or a pipe as wide as it takes."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=_PIPE_WIDTH)
+
+
 def _reporter(quiet: bool) -> Any:
     from saelab.cli.console import Reporter
 
-    return Reporter(Console(stderr=quiet))
+    return Reporter(_console(stderr=quiet))
 
 
 def _print_json(document: Any) -> None:
@@ -76,17 +84,14 @@ def run(config: Config, override: Override = None, fresh: Fresh = False, as_json
     """Cache, train and evaluate: everything a config describes. The same command again goes on."""
     from saelab.cli.results import explain
     from saelab.cli.schema import RunConfig
+    from saelab.cli.shipped import find
     from saelab.cli.stages import Run
     from saelab.config import load_config
 
-    work = Run(load_config(RunConfig, config, override or []), _reporter(as_json))
-    if not fresh:
-        work.check_same_config()
-    for hook in work.config.activations.hooks:
-        work.model.hook(hook)
+    work = Run(load_config(RunConfig, find(config), override or []), _reporter(as_json))
+    store = work.prepare(fresh=fresh)
     with work.directory.claimed():
         work.begin(fresh=fresh)
-        store = work.cache()
         work.train(store)
         document = work.evaluate(store)
     _print_json(document) if as_json else explain(work, document)
@@ -96,23 +101,23 @@ def run(config: Config, override: Override = None, fresh: Fresh = False, as_json
 def cache(config: Config, override: Override = None) -> None:
     """Run the language model over the text and keep its activations."""
     from saelab.cli.schema import RunConfig
+    from saelab.cli.shipped import find
     from saelab.cli.stages import Run
     from saelab.config import load_config
 
-    Run(load_config(RunConfig, config, override or []), _reporter(False)).cache()
+    Run(load_config(RunConfig, find(config), override or []), _reporter(False)).cache()
 
 
 @app.command()
 def train(config: Config, override: Override = None, fresh: Fresh = False) -> None:
     """Train an SAE on cached activations (caching them first where needed)."""
     from saelab.cli.schema import RunConfig
+    from saelab.cli.shipped import find
     from saelab.cli.stages import Run
     from saelab.config import load_config
 
-    work = Run(load_config(RunConfig, config, override or []), _reporter(False))
-    if not fresh:
-        work.check_same_config()
-    store = work.cache()
+    work = Run(load_config(RunConfig, find(config), override or []), _reporter(False))
+    store = work.prepare(fresh=fresh)
     with work.directory.claimed():
         work.begin(fresh=fresh)
         work.train(store)
@@ -142,7 +147,7 @@ def doctor(as_json: Json = False) -> None:
     from saelab.cli.doctor import report, table
 
     found = report()
-    _print_json(found) if as_json else Console().print(table(found))
+    _print_json(found) if as_json else _console().print(table(found))
 
 
 def _add_groups() -> None:

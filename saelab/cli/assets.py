@@ -20,9 +20,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 @app.command()
 def fetch(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Which assets; all of them if none is named.")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Which assets; all of them if none is named.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Download and convert assets; what is there already is left alone."""
@@ -44,9 +42,7 @@ def show(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table(
-        Column("name", no_wrap=True), "kind", Column("what it is", overflow="fold"), "licence", "on disk"
-    )
+    table = Table(Column("name", no_wrap=True), "kind", Column("what it is", overflow="fold"), "licence", "on disk")
     for row in rows:
         size = f"{row['size_bytes'] / 1e6:.0f} MB" if row["fetched"] else "not fetched"
         table.add_row(row["name"], row["kind"], row["title"], row["licence"], size)

@@ -22,9 +22,10 @@ def show(
 ) -> None:
     """Print the resolved config, every default filled in."""
     from saelab.cli.schema import RunConfig
+    from saelab.cli.shipped import find
     from saelab.config import as_dict, load_config, to_yaml
 
-    loaded = load_config(RunConfig, config, override or [])
+    loaded = load_config(RunConfig, find(config), override or [])
     typer.echo(json.dumps(as_dict(loaded), indent=2) if as_json else to_yaml(loaded), nl=as_json)
 
 
@@ -32,9 +33,10 @@ def show(
 def validate(config: Config, override: Override = None) -> None:
     """Check a config; silent and 0 where it is good."""
     from saelab.cli.schema import RunConfig
+    from saelab.cli.shipped import find
     from saelab.config import config_sha256, load_config
 
-    loaded = load_config(RunConfig, config, override or [])
+    loaded = load_config(RunConfig, find(config), override or [])
     typer.echo(f"{config}: good (sha256 {config_sha256(loaded)[:16]})")
 
 

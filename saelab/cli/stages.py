@@ -52,7 +52,7 @@ class Run:
 
     def check_same_config(self) -> None:
         """Raise where the directory holds a run of another config (settings of `eval` may differ)."""
-        if not self.directory.config.exists():
+        if not self.directory.begun:
             return
         old, new = as_dict(load_config(RunConfig, self.directory.config)), as_dict(self.config)
         changed = _differences(old | {"eval": None}, new | {"eval": None})
@@ -72,6 +72,12 @@ class Run:
         self.reporter.log_to(self.directory.log)
 
     # -- stages -----------------------------------------------------------------------------------
+
+    def prepare(self, *, fresh: bool) -> Store:
+        """Everything that can fail before the run's directory is touched; then the activations."""
+        if not fresh:
+            self.check_same_config()
+        return self.cache()
 
     def cache(self) -> Store:
         """Activations on disk: made, gone on with, or found."""

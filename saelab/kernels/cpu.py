@@ -71,6 +71,11 @@ def transposed_scatter(values: Tensor, support: Support, grad: Tensor) -> Tensor
     )
 
 
+def latent_sum(values: Tensor, support: Support) -> Tensor:
+    nnz = support.nnz
+    return torch.bincount(support.latents[:nnz], values[:nnz], support.n_latents).to(values.dtype)
+
+
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row of `scores` `[tok, lat]`, in no order.
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from saelab.kernels.reference import latent_sum
 from saelab.kernels.support import Support
 
 _CHUNK_TOKENS = 512
@@ -50,3 +51,6 @@ def transposed_scatter(values: Tensor, support: Support, grad: Tensor) -> Tensor
         block = _densify(values[entries], rows, latents, tokens.stop - tokens.start, support.n_latents)
         out.addmm_(block.T, grad[tokens])
     return out
+
+
+__all__ = ["gather", "latent_sum", "sampled_dot", "transposed_scatter"]

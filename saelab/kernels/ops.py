@@ -88,6 +88,19 @@ class _TransposedScatter(Function):
         )
 
 
+class _LatentSum(Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, support: Support) -> Tensor:
+        ctx.support = support
+        return choose(values, support).latent_sum(values, support)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):
+        support: Support = ctx.support
+        spare = grad.new_zeros(support.latents.numel() - support.nnz)
+        return torch.cat([grad[support.latents[: support.nnz].long()], spare]), None
+
+
 def gather(values: Tensor, support: Support, weight: Tensor) -> Tensor:
     """`out[b] = sum_j values[b,j] * weight[latents[b,j]]`: `[entries]`, `[lat, d]` -> `[tok, d]`."""
     return _Gather.apply(values, weight, support)  # type: ignore[no-any-return]
@@ -109,8 +122,8 @@ def transposed_scatter(values: Tensor, support: Support, rows: Tensor) -> Tensor
 
 
 def latent_sum(values: Tensor, support: Support) -> Tensor:
-    """`out[f] = sum of values[b,j] where latents[b,j] = f`: `[entries]` -> `[lat]`, differentiable."""
-    return transposed_scatter(values, support, values.new_ones(support.n_tokens, 1)).squeeze(1)
+    """`out[f] = sum of values[b,j] where latents[b,j] = f`: `[entries]` -> `[lat]`."""
+    return _LatentSum.apply(values, support)  # type: ignore[no-any-return]
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

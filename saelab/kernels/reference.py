@@ -27,6 +27,11 @@ def transposed_scatter(values: Tensor, support: Support, grad: Tensor) -> Tensor
     return out.index_add_(0, latents, values[: support.nnz, None] * grad[support.rows])
 
 
+def latent_sum(values: Tensor, support: Support) -> Tensor:
+    out = values.new_zeros(support.n_latents)
+    return out.index_add_(0, support.latents[: support.nnz].long(), values[: support.nnz])
+
+
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Ties go to the lowest index."""
     values, indices = torch.sort(scores, dim=-1, descending=True, stable=True)

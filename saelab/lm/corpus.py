@@ -243,9 +243,7 @@ _READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
 def _decode(raw: bytes, file: Path, offset: int) -> str:
     """UTF-8 to text; `offset` is where in the file `raw` begins, in bytes."""
     if (zero := raw.find(0)) >= 0:
-        raise SaelabError(
-            f"this is not text: there is a zero byte at offset {offset + zero}", where=str(file)
-        )
+        raise SaelabError(f"this is not text: there is a zero byte at offset {offset + zero}", where=str(file))
     try:
         return raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -287,9 +285,7 @@ def _dataset_rows(spec: DataSpec, path: Path | None) -> Iterator[Row]:
         dataset = _load_saved(path, spec) if path and _is_saved(path) else _load_repository(path, spec)
         if dataset.column_names is not None:  # a stream may not know them before its first row
             _check_column(column, dataset.column_names, spec.dataset)
-            dataset = dataset.select_columns(
-                [name for name in dataset.column_names if name in (column, "title")]
-            )
+            dataset = dataset.select_columns([name for name in dataset.column_names if name in (column, "title")])
         for number, row in enumerate(dataset):
             where = f"{spec.dataset}: row {number} (counted from 0)"
             _check_column(column, list(row), where)

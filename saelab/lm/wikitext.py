@@ -38,9 +38,7 @@ _DROPPED_TAGS = frozenset(
         "tr",
     ]
 )
-_BLOCK_TAGS = frozenset(
-    ["blockquote", "br", "center", "div", "hr", "p", "poem", "pre", "source", "syntaxhighlight"]
-)
+_BLOCK_TAGS = frozenset(["blockquote", "br", "center", "div", "hr", "p", "poem", "pre", "source", "syntaxhighlight"])
 _DROPPED_LINK = re.compile(r"\s*:?\s*(file|image|media|category|special|talk)\s*:", re.IGNORECASE)
 _INTERLANGUAGE = re.compile(r"\s*(simple|be-x-old|zh-[a-z-]+|[a-z]{2,3})\s*:(?!\s)")
 _APPARATUS = re.compile(
@@ -74,9 +72,7 @@ _UNITS = {
 }
 _RANGES = frozenset(["to", "to(-)", "and", "and(-)", "or", "by", "x", "×", "-", "–", "+/-"])
 
-_COMMENT_OR_REFERENCE = re.compile(
-    r"<!--.*?-->|<ref\b[^<>]*/>|<ref\b[^<>]*>.*?</ref\s*>", re.DOTALL | re.IGNORECASE
-)
+_COMMENT_OR_REFERENCE = re.compile(r"<!--.*?-->|<ref\b[^<>]*/>|<ref\b[^<>]*>.*?</ref\s*>", re.DOTALL | re.IGNORECASE)
 _INNERMOST_TABLE = re.compile(r"^[ :*]*\{\|(?:(?!^[ :*]*\{\|).)*?^\s*\|\}(?!\})", re.MULTILINE | re.DOTALL)
 _TIDYING = [
     (re.compile(pattern, re.MULTILINE), replacement)

@@ -46,6 +46,7 @@ class OneStep(nn.Module):
         self.rule = rule
         self.centred = centred
         self.precision: Precision = "exact"
+        self._scratch = _Scratch()
 
     def set_precision(self, precision: Precision) -> None:
         if precision not in get_args(Precision):
@@ -66,14 +67,36 @@ class OneStep(nn.Module):
     def _select(self, x: Tensor) -> tuple[Support, Tensor | None]:
         """The support, and the pre-activations there where they are known already."""
         if self.precision == "exact":
-            pre = torch.addmm(self.b_enc, x, self.W_enc.T)
+            pre = self._all_pre_activations(x, self.W_enc, self.b_enc)
             support = self.rule.candidates(pre, screened=False)
             entries = slice(support.nnz)
             known = pre.new_zeros(support.latents.numel())
             known[entries] = pre[support.rows, support.latents[entries].long()]
             return support, known
         low = torch.bfloat16
-        pre = torch.addmm(self.b_enc.to(low), x.to(low), self.W_enc.to(low).T)
+        pre = self._all_pre_activations(x.to(low), self.W_enc.to(low), self.b_enc.to(low))
         candidates = self.rule.candidates(pre, screened=True)
         values = sampled_dot(x, self.W_enc, candidates, bias=self.b_enc)
         return self.rule.narrow(values, candidates), None
+
+    def _all_pre_activations(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """`[tok, lat]`, valid until the next call."""
+        block = self._scratch.take(x.shape[0], weight.shape[0], like=x)
+        return torch.addmm(bias, x, weight.T, out=block)
+
+
+class _Scratch:
+    """Memory for one large block, used again and again: fresh pages for a block this large cost a third
+    of the matrix product that fills it (measured at 1,024 x 8,192 on a CPU). A copy starts empty."""
+
+    def __init__(self) -> None:
+        self._block: Tensor | None = None
+
+    def take(self, *shape: int, like: Tensor) -> Tensor:
+        block = self._block
+        if block is None or block.shape != shape or block.dtype != like.dtype or block.device != like.device:
+            block = self._block = torch.empty(shape, dtype=like.dtype, device=like.device)
+        return block
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _Scratch:
+        return _Scratch()

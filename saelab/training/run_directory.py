@@ -48,6 +48,11 @@ class RunDirectory:
         return self.path / "eval.json"
 
     @property
+    def begun(self) -> bool:
+        """Whether there is anything here that another config would spoil."""
+        return self.config.exists() and (self.finished or any(self.checkpoints.glob("step-*")))
+
+    @property
     def finished(self) -> bool:
         """Whether training is done: the inference form is written last."""
         return (self.sae / "config.json").exists()

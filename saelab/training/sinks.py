@@ -89,7 +89,8 @@ class Wandb:
 
 
 def open_sinks(spec: WandbSpec, directory: Path, *, name: str, config: dict[str, Any]) -> list[Sink]:
-    sinks: list[Sink] = [JsonLines(directory / "metrics.jsonl")]
+    """Every sink a run writes to; the file first."""
+    remote: list[Sink] = []
     if spec.mode != "off":
-        sinks.append(Wandb(spec, name=name, config=config, directory=directory))
-    return sinks
+        remote.append(Wandb(spec, name=name, config=config, directory=directory))
+    return [JsonLines(directory / "metrics.jsonl"), *remote]

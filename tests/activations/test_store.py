@@ -102,7 +102,9 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 5, 8])
-def test_killed_anywhere_the_same_call_continues_to_the_same_bytes(store, lm, tiny_text_file, tmp_path, monkeypatch, after):
+def test_killed_anywhere_the_same_call_continues_to_the_same_bytes(
+    store, lm, tiny_text_file, tmp_path, monkeypatch, after
+):
     from saelab import files
 
     undisturbed = files_of(store.directory)

@@ -45,6 +45,7 @@ def test_forward_equals_dense_formula(implementation, case, spare):
 
     torch.testing.assert_close(implementation.gather(values, support, weight), block @ weight)
     torch.testing.assert_close(implementation.transposed_scatter(values, support, rows), block.T @ rows)
+    torch.testing.assert_close(implementation.latent_sum(values, support), block.sum(0))
     dots = implementation.sampled_dot(rows, weight, support)
     torch.testing.assert_close(dots[: support.nnz], (rows @ weight.T)[mask])
     assert dots.numel() == support.latents.numel()

@@ -121,9 +121,7 @@ def test_another_conversion_or_a_lost_file_is_fetched_again(
     assert not assets.is_fetched("tiny-text")
     assets.fetch("tiny-text")
     use(monkeypatch, conversion=2)
-    with pytest.raises(
-        SaelabError, match="the asset 'tiny-text' is damaged or from another version of saelab"
-    ):
+    with pytest.raises(SaelabError, match="the asset 'tiny-text' is damaged or from another version of saelab"):
         assets.asset_path("tiny-text")
     assets.fetch("tiny-text")
     assert len(downloads) == 3
@@ -244,9 +242,7 @@ def test_references(downloads: list[str], kept: Path):
 def test_an_asset_of_the_other_kind_is_refused(monkeypatch: pytest.MonkeyPatch):
     model = dataclasses.replace(TINY, name="tiny-model", kind="model")
     monkeypatch.setattr(assets, "ASSETS", {TINY.name: TINY, model.name: model})
-    with pytest.raises(
-        SaelabError, match="'asset:tiny-model' is a model, not a text\n  fix: use asset:tiny-text"
-    ):
+    with pytest.raises(SaelabError, match="'asset:tiny-model' is a model, not a text\n  fix: use asset:tiny-text"):
         assets.resolve("asset:tiny-model", kind="text")
 
 

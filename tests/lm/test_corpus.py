@@ -64,9 +64,7 @@ def repository(tmp_path: Path) -> Path:
     root = tmp_path / "repository"
     for subset in ("news", "prose"):
         for split in ("train", "test"):
-            rows = [
-                {"title": f"{subset} {number}", "text": f"{subset} {split} {number}"} for number in range(2)
-            ]
+            rows = [{"title": f"{subset} {number}", "text": f"{subset} {split} {number}"} for number in range(2)]
             write_lines(root / subset / f"{split}.jsonl", *rows)
     configs = "".join(f"- config_name: {name}\n  data_dir: {name}\n" for name in ("news", "prose"))
     (root / "README.md").write_text(f"---\nconfigs:\n{configs}---\n# Card\n")
@@ -86,13 +84,9 @@ def test_a_text_file_is_one_document(tmp_path: Path):
 
 def test_json_lines_and_parquet_give_titles_and_skip_blank_documents(tmp_path: Path):
     expected = [Document(0, "A", "a"), Document(1, None, "c")]
-    lines = write_lines(
-        tmp_path / "a.jsonl", {"title": "A", "text": "a"}, {"text": " \n"}, {"text": "c", "title": 3}
-    )
+    lines = write_lines(tmp_path / "a.jsonl", {"title": "A", "text": "a"}, {"text": " \n"}, {"text": "c", "title": 3})
     assert list(documents(spec(lines))) == expected
-    table = write_parquet(
-        tmp_path / "a.parquet", title=["A", "B", None], text=["a", " \t\n", "c"], other=[1, 2, 3]
-    )
+    table = write_parquet(tmp_path / "a.parquet", title=["A", "B", None], text=["a", " \t\n", "c"], other=[1, 2, 3])
     assert list(documents(spec(table))) == expected
 
 
@@ -237,9 +231,7 @@ def test_other_content_has_another_identity(tmp_path: Path, repository: Path):
     chosen = [identity(spec(repository, subset=subset, split="test")) for subset in ("news", "prose")]
     assert chosen[0] != chosen[1]
     assert identity(spec(repository, subset="news")) != chosen[0]
-    assert identity(spec(repository, subset="news", streaming=True)) == identity(
-        spec(repository, subset="news")
-    )
+    assert identity(spec(repository, subset="news", streaming=True)) == identity(spec(repository, subset="news"))
 
 
 # What can be wrong.
@@ -343,16 +335,12 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     (tmp_path / "a.txt").write_text("a")
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    assert (
-        error_of(tmp_path / "a.txt") == f"{tmp_path / 'a.txt'}: this file cannot be read: Permission denied"
-    )
+    assert error_of(tmp_path / "a.txt") == f"{tmp_path / 'a.txt'}: this file cannot be read: Permission denied"
 
 
 def test_a_parquet_file_that_is_none(tmp_path: Path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 but not really")
-    assert error_of(tmp_path / "a.parquet").startswith(
-        f"{tmp_path / 'a.parquet'}: not a readable parquet file: "
-    )
+    assert error_of(tmp_path / "a.parquet").startswith(f"{tmp_path / 'a.parquet'}: not a readable parquet file: ")
 
 
 def test_fields_without_a_meaning_for_local_files(tmp_path: Path, repository: Path):

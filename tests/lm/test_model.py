@@ -63,9 +63,14 @@ def test_replacing_an_activation_by_itself_changes_nothing(lm, tokens):
 
 def test_the_splice_ends_with_the_block_even_when_it_raises(lm, tokens):
     clean = lm.logits(tokens)
-    with pytest.raises(RuntimeError, match="stop"), splice(lm, lm.hook(HOOK), constant(0.0), mask=NO_MASK, tokens=tokens):
-        assert not torch.equal(lm.logits(tokens), clean)
-        raise RuntimeError("stop")
+
+    def look_then_fail():
+        with splice(lm, lm.hook(HOOK), constant(0.0), mask=NO_MASK, tokens=tokens):
+            assert not torch.equal(lm.logits(tokens), clean)
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        look_then_fail()
     assert torch.equal(lm.logits(tokens), clean)
 
 
@@ -77,13 +82,12 @@ def test_masked_positions_keep_their_activation_in_every_edit(lm, tokens, name):
     clean = lm.capture(tokens, [hook])[name]
     sae = build("topk", 32, {"n_latents": 64, "k": 4}).sae.inference()
     for edit in (constant(0.0), constant(torch.ones(32)), add(torch.ones(32), 2.0), reconstruct(sae)):
-        seen = {}
-        with splice(lm, hook, lambda x, edit=edit: seen.setdefault("edited", edit(x)), mask=mask, tokens=tokens):
+        with splice(lm, hook, edit, mask=mask, tokens=tokens):
             after = lm.capture(tokens, [hook])[name]
         keep = mask.keep_tokens(tokens)
         assert keep.sum() == 3 * 11 - 1
         assert torch.equal(after[~keep], clean[~keep])
-        torch.testing.assert_close(after[keep], seen["edited"])
+        torch.testing.assert_close(after[keep], edit(clean[keep]))
 
 
 def test_reconstruct_with_the_error_term_is_the_identity_until_the_code_is_changed(lm, tokens):
@@ -117,7 +121,9 @@ def test_the_norm_filter_leaves_out_long_activations():
 
 
 def test_models_that_cannot_be_loaded(tmp_path):
-    with pytest.raises(SaelabError, match=r"model.name: no-such/model: this model cannot be loaded(.|\n)*local directory"):
+    with pytest.raises(
+        SaelabError, match=r"model.name: no-such/model: this model cannot be loaded(.|\n)*local directory"
+    ):
         load(ModelSpec("no-such/model"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(SaelabError, match="this model cannot be loaded"):

@@ -89,9 +89,7 @@ def page(title: str, text: str, extra: str = "") -> str:
 
 
 def test_convert_writes_title_and_text_and_copies_the_rest(tmp_path: Path):
-    pages = (
-        page("A &amp; B", "''One.''") + page("Alias", "#REDIRECT [[A]]", "<redirect/>") + page("C", "Two.")
-    )
+    pages = page("A &amp; B", "''One.''") + page("Alias", "#REDIRECT [[A]]", "<redirect/>") + page("C", "Two.")
     source, beside, target = dump(tmp_path / "a.bz2", pages), tmp_path / "questions.txt", tmp_path / "made"
     beside.write_text(": capitals\n")
     target.mkdir()

@@ -1,0 +1,5 @@
+"""`python -m saelab.cli`."""
+
+from saelab.cli.app import main
+
+main()

@@ -1,0 +1,35 @@
+"""Example configs that come with saelab: `saelab run demo` works in an empty directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import saelab
+from saelab.errors import SaelabError, did_you_mean
+
+
+def _directory() -> Path:
+    """Inside the package where it was installed from a wheel; beside it in a checkout."""
+    package = Path(saelab.__file__).parent
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def names() -> list[str]:
+    """Names of the shipped configs."""
+    return sorted(path.stem for path in _directory().glob("*.yaml"))
+
+
+def find(config: Path) -> Path:
+    """A file of the user's, or the shipped config of that name (`demo`, `configs/demo.yaml`).
+
+    Raises:
+        SaelabError: neither is there.
+    """
+    if config.exists():
+        return config
+    shipped = _directory() / f"{config.stem}.yaml"
+    if config.parent in (Path(), Path("configs")) and shipped.exists():
+        return shipped
+    raise SaelabError(
+        f"there is no config '{config}'", fix=did_you_mean(config.stem, names()) or f"shipped: {', '.join(names())}"
+    )

@@ -1,0 +1,261 @@
+"""The command line as a user meets it: in processes, killed and continued, given bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from saelab.files import sha256_file
+
+SAELAB = [sys.executable, "-W", "error::UserWarning:saelab", "-m", "saelab.cli"]
+
+
+@dataclass
+class Done:
+    """A command that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def saelab(tmp_path, own_cache, monkeypatch, capsys):
+    """Run the command in this process, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    from saelab.cli import app
+
+    def run(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["saelab", *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            app.main()
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def process(*arguments: str, **options) -> Done:
+    """Run the command in a process of its own."""
+    done = subprocess.run([*SAELAB, *arguments], capture_output=True, text=True, timeout=120, **options)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def refused(done: Done, *texts: str, code: int = 2) -> None:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    for text in texts:
+        assert text in done.stderr
+
+
+def artefacts(run: Path, home: Path) -> dict[str, str]:
+    """What must come out the same, undisturbed or not."""
+    weights = {"weights": sha256_file(run / "sae" / "weights.safetensors")}
+    stores = {p.name: sha256_file(p) for p in home.glob("activations/*/*.safetensors")}
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return weights | stores | {"steps": str(steps)}
+
+
+@pytest.mark.slow
+def test_one_command_from_text_to_a_measured_sae(saelab, config_text, tmp_path):
+    Path("tiny.yaml").write_text(config_text())
+    done = process("run", "tiny.yaml")
+    assert done.returncode == 0, done.stderr
+    for text in ("share of the activations' variance not reconstructed", "runs/tiny/sae", "runs/tiny/eval.json"):
+        assert text in done.stdout
+    run = tmp_path / "runs" / "tiny"
+    kept = {"config.yaml", "metrics.jsonl", "summary.json", "log.txt", "eval.json", "sae", "checkpoints", ".lock"}
+    assert {p.name for p in run.iterdir()} == kept
+    document = json.loads((run / "eval.json").read_text())
+    assert document["evaluations"]["reconstruction"]["metrics"]["fvu"] < 0.9
+    assert document["evaluations"]["density"]["n_tokens"] >= 600
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 100
+    assert summary["tokens"] == 12800
+    assert "going on" not in (run / "log.txt").read_text()
+
+    before = artefacts(run, Path(os.environ["SAELAB_HOME"]))
+    again = saelab("run", "tiny.yaml", "--json")
+    assert json.loads(again.stdout) == document
+    assert artefacts(run, Path(os.environ["SAELAB_HOME"])) == before
+
+    measured = saelab("eval", "runs/tiny", "--json", "-o", "eval.density.max_tokens=100")
+    assert json.loads(measured.stdout)["evaluations"]["density"]["n_tokens"] == 100
+
+    from saelab import SAE
+
+    sae = SAE.load(run / "sae")
+    assert sae.identity.provenance["hook"] == "blocks.1.hook_resid_post"
+    assert sae.identity.provenance["mask"]["first_position"] is True
+
+
+@pytest.mark.slow
+def test_killed_while_caching_and_while_training_it_ends_the_same(saelab, config_text, tmp_path, own_cache):
+    # Three times the usual length, so that there is a middle to be killed in.
+    longer = ("-o", "activations.tokens=9000", "-o", "train.tokens=256000", "-o", "eval={density: {}}")
+    Path("tiny.yaml").write_text(config_text())
+    undisturbed = own_cache / "undisturbed"
+    done = process(
+        "run", "tiny.yaml", *longer, "-o", "runs_dir=straight", env=os.environ | {"SAELAB_HOME": str(undisturbed)}
+    )
+    assert done.returncode == 0, done.stderr
+    expected = artefacts(tmp_path / "straight" / "tiny", undisturbed)
+
+    def kill_when(condition) -> None:
+        with subprocess.Popen(
+            [*SAELAB, "run", "tiny.yaml", *longer], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as p:
+            deadline = time.monotonic() + 100
+            while p.poll() is None and not condition() and time.monotonic() < deadline:
+                time.sleep(0.002)
+            assert p.poll() is None, "ended before it could be killed"
+            p.send_signal(signal.SIGKILL)
+            p.communicate()
+
+    def index_lines() -> int:
+        return sum(len(path.read_text().splitlines()) for path in own_cache.glob("activations/*/shards.jsonl"))
+
+    def checkpoints() -> int:
+        return len(list((tmp_path / "runs" / "tiny").glob("checkpoints/step-????????")))
+
+    kill_when(lambda: index_lines() > 3)
+    assert not list(own_cache.glob("activations/*/manifest.json"))
+    kill_when(lambda: checkpoints() >= 1)
+    assert not (tmp_path / "runs" / "tiny" / "sae").exists()
+    done = process("run", "tiny.yaml", *longer)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stdout
+    assert artefacts(tmp_path / "runs" / "tiny", own_cache) == expected
+
+
+@pytest.mark.slow
+def test_bad_runs_leave_nothing_half_written(saelab, config_text, tmp_path):
+    config = Path("tiny.yaml")
+    config.write_text(config_text())
+    refused(
+        saelab("run", "tiny.yaml", "-o", "activations.hooks=[blocks.1.hook_resid_pots]"),
+        "unknown hook 'blocks.1.hook_resid_pots'",
+        "blocks.1.hook_resid_post",
+    )
+    assert not (tmp_path / "runs").exists()
+
+    Path("empty.txt").write_text("")
+    refused(saelab("run", "tiny.yaml", "-o", "data.dataset=empty.txt"), "empty.txt", "empty")
+    Path("noise.txt").write_bytes(bytes(range(256)) * 10)
+    refused(saelab("run", "tiny.yaml", "-o", "data.dataset=noise.txt"), "noise.txt", "text")
+    refused(saelab("run", "tiny.yaml", "-o", "model.name=asset:smollm2-135m-instruct"), "saelab assets fetch")
+    assert not list(tmp_path.glob("**/*.tmp-*"))
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
+
+    refused(process("run", "tiny.yaml", preexec_fn=small_files), "the disk is full", "free some room")
+    assert not list(Path(os.environ["SAELAB_HOME"]).glob("**/*.tmp-*"))
+    assert saelab("run", "tiny.yaml").returncode == 0
+
+    refused(saelab("run", "tiny.yaml", "-o", "train.lr=1e-4"), "holds a run of another config", "train.lr", "--fresh")
+    done = saelab("run", "tiny.yaml", "-o", "train.lr=1e-4", "--fresh")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "runs" / "tiny" / "config.yaml").write_text("nonsense")
+    refused(saelab("eval", "runs/tiny"), "config.yaml")
+    refused(saelab("eval", "runs"), "this is not a run")
+
+    (shard, *_) = sorted(Path(os.environ["SAELAB_HOME"]).glob("activations/*/shard-*"))
+    shard.write_bytes(shard.read_bytes()[:-7])
+    refused(saelab("run", "tiny.yaml", "--fresh"), "this shard is damaged", shard.name)
+
+
+@pytest.mark.slow
+def test_a_full_disk_while_training_keeps_the_last_checkpoint(saelab, config_text, tmp_path):
+    Path("tiny.yaml").write_text(config_text())
+    assert saelab("cache", "tiny.yaml").returncode == 0
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    refused(process("run", "tiny.yaml", preexec_fn=small_files), "the disk is full", "it continues")
+    assert not list((tmp_path / "runs" / "tiny" / "checkpoints").iterdir())
+    assert saelab("run", "tiny.yaml").returncode == 0
+
+
+@pytest.mark.slow
+def test_two_processes_do_not_share_a_run(saelab, config_text, tmp_path):
+    import fcntl
+
+    Path("tiny.yaml").write_text(config_text())
+    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    with (tmp_path / "runs" / "tiny" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused(saelab("run", "tiny.yaml"), "another process is working on this run")
+
+
+@pytest.mark.parametrize(
+    ("change", "texts"),
+    [
+        (("k: 8", "k: 200"), ["tiny.yaml:11", "sae.k", "k = 200 is more than n_latents = 128"]),
+        (("k: 8", "kk: 8"), ["tiny.yaml:11", "sae.kk: unknown key", "did you mean 'k'"]),
+        (("k: 8", "k: eight"), ["tiny.yaml:11", "sae.k: expected an integer", "eight"]),
+        (("k: 8", "k: 8, k: 9"), ["tiny.yaml:11", "k", "twice"]),
+        (("kind: topk", "kind: topp"), ["tiny.yaml:11", "sae.kind", "did you mean 'topk'"]),
+        (("lr: 3e-3", "lr: -1.0"), ["tiny.yaml:13", "train.lr", "must be positive"]),
+        (("name: tiny\n", "name: ../evil\n"), ["tiny.yaml:1", "name", "letters, digits"]),
+        (("density: {}", "densty: {}"), ["tiny.yaml:17", "densty", "did you mean 'density'"]),
+    ],
+)
+def test_bad_configs_are_one_readable_error(saelab, config_text, change, texts):
+    Path("tiny.yaml").write_text(config_text().replace(*change))
+    for command in (("config", "validate"), ("run",)):
+        done = saelab(*command, "tiny.yaml")
+        refused(done)
+        for text in texts:
+            assert text in done.stderr, done.stderr
+    assert sorted(path.name for path in Path().iterdir()) == ["tiny.yaml"]
+
+
+def test_config_show_validate_schema(saelab, config_text):
+    Path("tiny.yaml").write_text(config_text())
+    shown = saelab("config", "show", "tiny.yaml", "-o", "sae.k=4")
+    Path("shown.yaml").write_text(shown.stdout)
+    as_json = json.loads(saelab("config", "show", "shown.yaml", "--json").stdout)
+    assert as_json["sae"] == {"kind": "topk", "n_latents": 128, "k": 4, "aux_k": None, "aux_coefficient": 1 / 32}
+    assert as_json["train"]["betas"] == [0.9, 0.999]
+    assert "good" in saelab("config", "validate", "shown.yaml").stdout
+    schema = json.loads(saelab("config", "schema").stdout)
+    assert schema["required"] == ["name", "model", "data", "activations", "sae"]
+    assert "latents kept per token" in json.dumps(schema)
+
+
+def test_version_help_and_doctor(saelab):
+    assert saelab("--version").stdout.startswith("saelab 0.")
+    assert "Cache, train and evaluate" in saelab("--help").stdout
+    report = json.loads(saelab("doctor", "--json").stdout)
+    assert report["versions"]["torch"]
+    assert report["assets"] == {"smollm2-135m-instruct": False, "wikipedia-sample": False}
+    assert "saelab assets fetch" in saelab("doctor").stdout
+
+
+def test_debug_shows_the_traceback(saelab):
+    assert "Traceback" in process("--debug", "eval", "nowhere").stderr
+    refused(process("eval", "nowhere"), "this is not a run")
+
+
+def test_shipped_configs_are_good_and_found_by_name(saelab):
+    from saelab.cli.shipped import names
+
+    assert {"demo", "gpt2-small", "pythia-70m", "gemma-2-2b"} <= set(names())
+    for name in names():
+        done = saelab("config", "validate", name)
+        assert done.returncode == 0, done.stderr
+    refused(saelab("config", "validate", "demmo"), "there is no config 'demmo'", "did you mean 'demo'")

@@ -1,0 +1,280 @@
+"""The trainer: it learns, N SAEs on one stream equal N alone, it resumes to the bit, it stops when it must."""
+
+import json
+
+import pytest
+import torch
+
+from saelab.activations.loader import Batch
+from saelab.errors import RunFailedError, SaelabError
+from saelab.sae import build
+from saelab.sae.coders import Precision
+from saelab.training import Member, Trainer, TrainSpec, WandbSpec, checkpoint, optimiser
+from saelab.training.member import DeadTracker
+from saelab.training.sinks import JsonLines, open_sinks
+
+HOOK, HEADS = "blocks.1.hook_resid_post", "blocks.0.attn.hook_z"
+CPU = torch.device("cpu")
+
+
+def spec(**changes) -> TrainSpec:
+    values = {
+        "tokens": 6400,
+        "batch_tokens": 64,
+        "lr": 3e-3,
+        "warmup_steps": 10,
+        "dead_after_tokens": 1500,
+        "log_every_steps": 10,
+        "heldout_every_steps": 50,
+        "heldout_tokens": 200,
+        "checkpoint_every_steps": 30,
+        "mix_shards": 2,
+    }
+    return TrainSpec(**(values | changes))
+
+
+def member(s, kind="topk", precision: Precision = "exact", **settings) -> Member:
+    torch.manual_seed(s.seed)
+    own = {"n_latents": 128} | ({} if kind == "relu" else {"k": 6}) | settings
+    return Member(kind, build(kind, 32, own), s, precision=precision, device=CPU)
+
+
+def state(m: Member) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in m.tensors().items()}
+
+
+def assert_same_bits(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("precision", ["exact", "screened"])
+@pytest.mark.parametrize("kind", ["topk", "abs_topk", "relu"])
+def test_loss_falls_and_heldout_error_is_below_the_untrained(store, tmp_path, kind, precision):
+    s = spec(tokens=19200)
+    m = member(s, kind, precision, **({"l1": 0.5} if kind == "relu" else {}))
+    trainer = Trainer([m], store, HOOK, directory=tmp_path)
+    before = trainer.heldout(m)["fvu"]
+    trainer.run()
+    after = trainer.heldout(m)
+    assert after["fvu"] < 0.6 * before
+    assert after["l0"] <= 6 or kind == "relu"
+
+
+def test_decoder_rows_keep_norm_one_where_the_variant_says_so(store, tmp_path):
+    constrained, free = member(spec()), member(spec(), "relu")
+    Trainer([constrained, free], store, HOOK, directory=tmp_path).run()
+    norms = constrained.sae.W_dec.norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    assert free.sae.W_dec.norm(dim=1).std() > 1e-3
+
+
+def test_several_on_one_stream_equal_each_alone(store, tmp_path):
+    together = [member(spec()), member(spec(), "abs_topk"), member(spec(), "relu")]
+    Trainer(together, store, HOOK, directory=tmp_path / "all").run()
+    for kind, m in zip(("topk", "abs_topk", "relu"), together, strict=True):
+        alone = member(spec(), kind)
+        Trainer([alone], store, HOOK, directory=tmp_path / kind).run()
+        assert_same_bits(state(alone), state(m))
+
+
+@pytest.mark.parametrize("stop_at", [1, 29, 30, 31, 60, 95])
+def test_resumed_training_ends_with_the_same_bits(store, tmp_path, stop_at):
+    straight = [member(spec()), member(spec(), "relu")]
+    Trainer(straight, store, HOOK, directory=tmp_path / "straight").run()
+
+    class Killed(BaseException):
+        pass
+
+    def killer(m):
+        real = m.step
+
+        def step(batch, number):
+            if number == stop_at:
+                raise Killed
+            return real(batch, number)
+
+        m.step = step
+        return m
+
+    with pytest.raises(Killed):
+        Trainer([killer(member(spec())), member(spec(), "relu")], store, HOOK, directory=tmp_path / "cut").run()
+    torch.manual_seed(999)
+    again = [member(spec()), member(spec(), "relu")]
+    trainer = Trainer(again, store, HOOK, directory=tmp_path / "cut")
+    assert trainer.resume() == (stop_at >= 30)
+    assert trainer.step == stop_at // 30 * 30
+    trainer.run()
+    for one, other in zip(straight, again, strict=True):
+        assert_same_bits(state(one), state(other))
+
+
+def test_only_the_newest_checkpoints_stay(store, tmp_path):
+    Trainer([member(spec(keep_checkpoints=2))], store, HOOK, directory=tmp_path).run()
+    names = [path.name for path in checkpoint.existing(tmp_path / "checkpoints")]
+    assert names == ["step-00000090", "step-00000100"]
+
+
+def test_damaged_checkpoints_are_refused(store, tmp_path):
+    Trainer([member(spec())], store, HOOK, directory=tmp_path).run()
+    newest = checkpoint.existing(tmp_path / "checkpoints")[-1]
+    tensors = newest / "state.safetensors"
+    whole = tensors.read_bytes()
+    for broken in (whole[:-100], whole[:-1] + bytes([whole[-1] ^ 1])):
+        tensors.write_bytes(broken)
+        with pytest.raises(SaelabError, match=r"this checkpoint is damaged(.|\n)*--fresh"):
+            Trainer([member(spec())], store, HOOK, directory=tmp_path).resume()
+    tensors.write_bytes(whole)
+    with pytest.raises(
+        SaelabError, match=r"this checkpoint does not fit: coder\.W_enc has shape \[128, 32\], expected \[64, 32\]"
+    ):
+        Trainer([member(spec(), n_latents=64)], store, HOOK, directory=tmp_path).resume()
+    (newest / "state.json").write_text("{")
+    with pytest.raises(SaelabError, match="this checkpoint is damaged"):
+        Trainer([member(spec())], store, HOOK, directory=tmp_path).resume()
+
+
+def test_a_run_keeps_the_precision_it_was_begun_with(store, tmp_path):
+    Trainer([member(spec(), precision="screened")], store, HOOK, directory=tmp_path).run()
+    with pytest.raises(SaelabError, match=r"set train.precision: screened"):
+        Trainer([member(spec())], store, HOOK, directory=tmp_path).resume()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(store, tmp_path):
+    m = member(spec())
+    real = m.step
+
+    def step(batch: Batch, number: int):
+        if number == 42:
+            with torch.no_grad():
+                m.sae.W_dec[0, 0] = float("inf")
+        return real(batch, number)
+
+    m.step = step
+    with pytest.raises(RunFailedError, match=r"no longer finite at step 50.*step-00000030") as found:
+        Trainer([m], store, HOOK, directory=tmp_path).run()
+    assert found.value.exit_code == 1
+    kept = checkpoint.load_newest(tmp_path / "checkpoints")
+    assert kept is not None
+    assert kept.step == 30
+    assert all(torch.isfinite(value).all() for value in kept.tensors.values())
+
+
+def test_a_transcoder_learns_its_target(store, tmp_path):
+    s = spec(tokens=19200)
+    m = member(s, "relu", l1=0.1)
+    trainer = Trainer([m], store, HEADS, target_hook=HOOK, directory=tmp_path)
+    before = trainer.heldout(m)["fvu"]
+    trainer.run()
+    assert trainer.heldout(m)["fvu"] < before
+
+
+def test_schedule_rises_stays_and_falls():
+    s = spec(tokens=6400, warmup_steps=10, decay_frac=0.2, lr=1.0)
+    rates = [optimiser.learning_rate(s, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:80] == pytest.approx([1.0] * 71)
+    assert rates[99] == pytest.approx(0.05)
+    assert rates == sorted(rates[:10]) + rates[10:80] + sorted(rates[80:], reverse=True)
+    flat = spec(warmup_steps=0, decay_frac=0.0, lr=1.0)
+    assert {optimiser.learning_rate(flat, step) for step in range(100)} == {1.0}
+
+
+def test_projection_removes_what_renormalisation_would_undo():
+    m = member(spec())
+    m.sae.W_dec.grad = torch.randn_like(m.sae.W_dec)
+    optimiser.project_decoder_gradient(m.sae)
+    assert m.sae.W_dec.grad is not None
+    assert (m.sae.W_dec.grad * m.sae.W_dec).sum(1).abs().max() < 1e-5
+
+
+def test_the_decoder_bias_starts_at_the_mean_of_what_training_sees(store, tmp_path):
+    raw = member(spec(centre=False, scale=False))
+    Trainer([raw], store, HOOK, directory=tmp_path)
+    torch.testing.assert_close(raw.sae.b_dec.detach(), store.mean(HOOK))
+    centred = member(spec())
+    Trainer([centred], store, HOOK, directory=tmp_path)
+    assert centred.sae.b_dec.abs().max() < 1e-5
+
+
+def test_a_latent_is_dead_after_tokens_without_firing():
+    tracker = DeadTracker(3, 100, CPU)
+    tracker.update(torch.tensor([1, 0, 5]), 60)
+    tracker.update(torch.tensor([0, 0, 5]), 60)
+    assert tracker.dead.tolist() == [False, True, False]
+    tracker.update(torch.tensor([0, 2, 0]), 60)
+    assert tracker.dead.tolist() == [True, False, False]
+
+
+def test_members_must_agree_on_the_stream(store, tmp_path):
+    with pytest.raises(SaelabError, match=r"share train\.tokens and train\.batch_tokens"):
+        Trainer([member(spec()), member(spec(batch_tokens=32))], store, HOOK, directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tokens": 3}, "tokens: 3 tokens are less than one batch of 64"),
+        ({"lr": 0.0}, "lr: must be positive"),
+        ({"betas": (0.9, 1.0)}, "betas: each must be at least 0 and below 1"),
+        ({"decay_frac": 1.5}, "decay_frac: must lie between 0 and 1"),
+        ({"grad_clip": 0.0}, "grad_clip: must be positive or null"),
+        ({"log_every_steps": 0}, "log_every_steps: must be at least 1, found 0"),
+    ],
+)
+def test_settings_that_cannot_work(settings, message):
+    with pytest.raises(SaelabError, match=message):
+        spec(**settings)
+
+
+# -- sinks -----------------------------------------------------------------------------------------------
+
+
+def test_metrics_lines_and_cutting_back(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    (sink,) = open_sinks(WandbSpec(), tmp_path, name="x", config={})
+    for step in (10, 20, 30):
+        sink.log(step, {"loss": 1 / step, "bad": float("nan")})
+    sink.close()
+    with path.open("a") as file:
+        file.write('{"step": 40, "lo')
+    JsonLines.cut_back(path, 20)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [{"step": 10, "loss": 0.1, "bad": None}, {"step": 20, "loss": 0.05, "bad": None}]
+    JsonLines.cut_back(tmp_path / "absent.jsonl", 3)
+
+
+def test_wandb_is_not_imported_when_off(store, tmp_path):
+    import subprocess
+    import sys
+
+    code = "import sys, saelab.training.sinks as s; s.open_sinks; print('wandb' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_wandb_failures_warn_once_and_absence_says_what_to_install(tmp_path, monkeypatch):
+    import sys
+    from types import SimpleNamespace
+
+    calls = []
+
+    class Failing:
+        def log(self, metrics, step):
+            calls.append(step)
+            raise ConnectionError("gone")
+
+        def finish(self):
+            calls.append("finished")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: Failing()))
+    jsonl, wandb = open_sinks(WandbSpec(mode="offline"), tmp_path, name="x", config={})
+    with pytest.warns(UserWarning, match="training goes on without it: gone"):
+        wandb.log(1, {})
+    wandb.log(2, {})  # a second warning would be an error here
+    wandb.close()
+    jsonl.close()
+    assert calls == [1, 2, "finished"]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(SaelabError, match=r"pip install 'saelab\[wandb\]'"):
+        open_sinks(WandbSpec(mode="online"), tmp_path, name="x", config={})
