@@ -33,11 +33,16 @@ class WindowSpec:
         "concat: contexts run on across documents; per_document: each context holds one document's text",
     ] = "concat"
     prepend_bos: Annotated[bool, "start every context, and every document inside one, with BOS"] = True
+    max_document_tokens: Annotated[
+        int | None, "at most this many tokens of each document: many documents teach more than few long ones"
+    ] = None
     heldout_frac: Annotated[float, "share of documents (chosen by a hash of their text) never trained on"] = 0.1
 
     def __post_init__(self) -> None:
         if self.context_length < 2:
             raise SettingError("context_length", f"a context needs 2 tokens or more, not {self.context_length}")
+        if self.max_document_tokens is not None and self.max_document_tokens < 1:
+            raise SettingError("max_document_tokens", f"must be at least 1, found {self.max_document_tokens}")
         if not 0 < self.heldout_frac < 1:
             raise SettingError("heldout_frac", f"must lie between 0 and 1, found {self.heldout_frac}")
 
@@ -124,4 +129,4 @@ def windows(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, s
         encoded = tokenizer([d.text for d in batch], add_special_tokens=False, verbose=False)["input_ids"]
         for document, ids in zip(batch, encoded, strict=True):
             side = split_of(document.text, spec.heldout_frac)
-            yield from packers[side].add(document.index, ids)
+            yield from packers[side].add(document.index, ids[: spec.max_document_tokens])

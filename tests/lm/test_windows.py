@@ -64,6 +64,14 @@ def test_without_bos_contexts_are_plain_slices():
     assert found == [[97, 98, 99, 100], [101, 102, 103, 104]]
 
 
+def test_long_documents_are_cut_where_asked():
+    spec = WindowSpec(context_length=4, packing="per_document", max_document_tokens=5, heldout_frac=1e-9)
+    found = [w.tokens.tolist() for w in cut(["abcdefghij", "xy"], spec)]
+    assert found == [[0, 97, 98, 99], [0, 100, 101], [0, 120, 121]]
+    with pytest.raises(SaelabError, match="max_document_tokens: must be at least 1, found 0"):
+        WindowSpec(max_document_tokens=0)
+
+
 def test_a_document_is_on_one_side_whatever_its_place():
     assert {split_of(f"text {i}", 0.3) for i in range(40)} == {"train", "heldout"}
     assert all(split_of("same", 0.3) == split_of("same", 0.3) for _ in range(3))
