@@ -59,3 +59,9 @@ def did_you_mean(wrong: str, known: Iterable[str], *, limit: int = 3) -> str:
     if 0 < len(known) <= 24:
         return "known: " + ", ".join(known)
     return ""
+
+
+def check_seed(seed: int) -> None:
+    """Raise where a seed does not fit every generator in use."""
+    if not 0 <= seed < 2**63:
+        raise SettingError("seed", f"a seed lies between 0 and 2^63 - 1, found {seed}")

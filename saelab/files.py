@@ -84,10 +84,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         SaelabError: no room, no permission; the old `path`, if any, is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
         with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _fsync_file(temporary)
             os.replace(temporary, path)
@@ -99,15 +99,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary directory to fill; it becomes `path` (which must not exist) when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
         with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
                     _fsync_file(file)
+            fsync_directory(temporary)
             os.replace(temporary, path)
             fsync_directory(path.parent)
     finally:
@@ -131,7 +132,11 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON (no NaN: what cannot be measured is null), complete or not at all."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise SaelabError(f"this would hold a number that is not finite: {error}", where=str(path)) from error
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -144,7 +149,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SaelabError("this file does not exist", where=str(path)) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SaelabError(f"not a readable JSON file: {error}", where=str(path)) from error
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from saelab import __version__, files
 from saelab.activations.scaling import measure
 from saelab.activations.store import DTYPES, INDEX, MANIFEST, SCHEMA, Shard, Store
-from saelab.errors import SaelabError, SettingError
+from saelab.errors import SaelabError, SettingError, check_seed
 from saelab.lm import corpus
 from saelab.lm.corpus import DataSpec
 from saelab.lm.mask import Mask, MaskSpec
@@ -54,6 +54,7 @@ class CaptureSpec:
         for key in ("tokens", "heldout_tokens", "batch_contexts", "shuffle_contexts", "shard_bytes"):
             if getattr(self, key) < 1:
                 raise SettingError(key, f"must be at least 1, found {getattr(self, key)}")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,28 @@ def capture(
 @contextmanager
 def _only_writer(directory: Path) -> Iterator[None]:
     """Refuse a second process; the kernel drops the lock however this one ends."""
-    with (directory / ".lock").open("w") as lock:
+    with files.writing(directory / ".lock"):
+        lock = (directory / ".lock").open("w")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise SaelabError("another process is writing this store", where=str(directory)) from error
         yield
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, up to the first that is not one: there its writer died."""
+    found: list[dict[str, Any]] = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            document = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(document, dict):
+            break
+        found.append(document)
+    return found
 
 
 @dataclass
@@ -157,24 +174,34 @@ class _Writer:
         self.made_of, self.context_length, self.report = made_of, context_length, report
         self.mask_spec, self.mask = mask, Mask.of(mask, lm.tokenizer)
         self.sides = {"train": _Side(spec.tokens), "heldout": _Side(spec.heldout_tokens)}
-        files.sweep_temporaries(directory)
         self.shards = self._complete_windows()
+        files.sweep_temporaries(directory)
 
     # -- what a killed process left -------------------------------------------------------------
 
     def _complete_windows(self) -> list[Shard]:
         """The shards of windows that were finished; the index is cut back to them."""
         path = self.directory / INDEX
-        lines = path.read_text().splitlines() if path.exists() else []
-        state = [json.loads(line) for line in lines if line.endswith("}")]
+        if not path.exists() and any(p.name != ".lock" for p in self.directory.iterdir()):
+            raise SaelabError(
+                "this directory holds files that are not an activation store's",
+                where=str(self.directory),
+                fix="give activations.dir the name of a new directory",
+            )
+        state = _json_lines(path)
         if state and state[0] != {"content_sha256": files.sha256_json(self.made_of)}:
             raise SaelabError(
                 "this directory holds the beginning of a store made by another configuration",
                 where=str(self.directory),
                 fix="give activations.dir another name, or delete this one",
             )
-        shards = [Shard(**line) for line in state[1:]]
-        finished = {(shard.split, shard.window) for shard in shards if shard.last}
+        shards = [Shard(**line) for line in state[1:] if line.keys() == Shard.__dataclass_fields__.keys()]
+        whole = {(shard.split, shard.window): True for shard in shards}
+        for shard in shards:
+            for file, size in ((shard.file, shard.bytes), (shard.contexts, shard.contexts_bytes)):
+                there = (self.directory / file).exists() and (self.directory / file).stat().st_size == size
+                whole[shard.split, shard.window] &= there
+        finished = {(s.split, s.window) for s in shards if s.last and whole[s.split, s.window]}
         kept = [shard for shard in shards if (shard.split, shard.window) in finished]
         header = json.dumps({"content_sha256": files.sha256_json(self.made_of)})
         files.write_text(path, "\n".join([header, *(json.dumps(asdict(shard)) for shard in kept)]) + "\n")
@@ -319,9 +346,11 @@ class _Writer:
     # -- the norm filter ------------------------------------------------------------------------------
 
     def _set_norm_limits(self, batch: dict[str, Tensor], activations: dict[str, Tensor]) -> None:
-        """The limit is a multiple of the median norm of the first batch, and then stays."""
+        """The limit is a multiple of the median norm of the first batch with tokens to keep, and then stays."""
         assert self.mask_spec.max_norm_ratio is not None
         keep = self.mask.keep_tokens(batch["tokens"]) & (batch["documents"] >= 0)
+        if not keep.any():
+            return
         limits = {
             name: float(value.cpu()[keep].float().norm(dim=-1).median()) * self.mask_spec.max_norm_ratio
             for name, value in activations.items()

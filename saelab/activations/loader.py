@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from saelab.activations.store import Shard, Store
-from saelab.errors import SaelabError
+from saelab.errors import SaelabError, check_seed
 from saelab.lm.windows import Split
 
+_SHARDS, _ROWS = 1, 2
+"""Purposes, so that the two permutations draw from different streams of the same seed."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Activations to learn from, in raw units and the store's dtype.
 
@@ -67,6 +70,9 @@ class Loader:
         self.served = 0
         self._key: tuple[int, int] | None = None
         self._block: _Block | None = None
+        if batch_tokens < 1 or mix_shards < 1:
+            raise SaelabError(f"batch_tokens {batch_tokens} and mix_shards {mix_shards} must be at least 1")
+        check_seed(seed)
         store.width(hook)
         if target_hook is not None:
             store.width(target_hook)
@@ -103,7 +109,7 @@ class Loader:
     def _locate(self) -> tuple[_Block, int]:
         """The block that holds the next row, and where in its order."""
         epoch, rest = divmod(self.served, self.epoch_tokens)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.shards))
+        order = np.random.default_rng([self.seed, _SHARDS, epoch]).permutation(len(self.shards))
         for number in range(0, len(order), self.mix_shards):
             shards = [self.shards[i] for i in order[number : number + self.mix_shards]]
             size = sum(shard.n_tokens for shard in shards)
@@ -118,7 +124,7 @@ class Loader:
             parts = [self.store.read(shard) for shard in shards]
             x = torch.cat([part[self.hook] for part in parts])
             target = x if self.target_hook is None else torch.cat([part[self.target_hook] for part in parts])
-            order = np.random.default_rng([self.seed, *key]).permutation(size)
+            order = np.random.default_rng([self.seed, _ROWS, *key]).permutation(size)
             self._key, self._block = key, _Block(x, target, torch.from_numpy(order))
         return self._block
 

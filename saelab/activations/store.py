@@ -4,8 +4,8 @@
 manifest.json                written last: schema, content (what determined it) and its hash, hooks, dtype,
                              splits, mask, scaling, every file with its bytes and sha256, complete: true
 shards.jsonl                 one line appended after each shard is in place
-shard-00000.safetensors      per hook [n, d_hook]; context, position, document [n] int32
-contexts-00000.safetensors   tokens, documents [contexts, context_length] int32; length [contexts] int32
+shard-train-00000-000.safetensors  per hook [n, d_hook]; context, position, document [n] int32
+contexts-train-00000.safetensors   tokens, documents [contexts, context_length] int32; length [contexts] int32
 ```
 A shard holds rows of one split, shuffled across the contexts of one window (`shuffle_contexts`). Rows
 of a context are found again by `context` and `position`.
@@ -60,7 +60,7 @@ class Shard:
     last: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contexts:
     """Token ids and documents of consecutive contexts: `[contexts, context_length]` int32, padded
     on the right; `length` `[contexts]` says how many are real."""
@@ -88,7 +88,19 @@ class Store:
         if not isinstance(document, dict) or document.get("schema") != SCHEMA or not document.get("complete"):
             raise SaelabError(f"not a complete activation store of schema {SCHEMA}", where=str(path))
         self.manifest: dict[str, Any] = document
-        self.shards = [Shard(**line) for line in document["shards"]]
+        try:
+            self.shards = [Shard(**line) for line in document["shards"]]
+            self.hooks = list(document["hooks"])
+            self.mask = Mask.from_json(document["mask"])
+            self.content_sha256 = str(document["content_sha256"])
+            for hook in self.hooks:
+                statistics = document["scaling"][hook]
+                if len(statistics["mean"]) != self.width(hook) or not statistics["mean_norm_centred"] > 0:
+                    raise ValueError(f"the statistics of {hook} do not fit it")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SaelabError(
+                f"this manifest is damaged: {error}", where=str(path), fix=f"delete {directory} and cache again"
+            ) from error
         for shard in self.shards:
             self._check_size(shard.file, shard.bytes)
             self._check_size(shard.contexts, shard.contexts_bytes)
@@ -110,14 +122,6 @@ class Store:
                 where=str(self.directory),
                 fix="give activations.dir another name, or delete this one",
             )
-
-    @property
-    def mask(self) -> Mask:
-        return Mask.from_json(self.manifest["mask"])
-
-    @property
-    def hooks(self) -> list[str]:
-        return list(self.manifest["hooks"])
 
     def width(self, hook: str) -> int:
         """`d_hook`, flattened."""

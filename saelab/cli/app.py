@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 
 _PIPE_WIDTH = 160
+_INTERRUPTED = 130
 
 Config = Annotated[Path, typer.Argument(help="a YAML file, or the name of a shipped one (demo)", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(help="a run's directory, such as runs/demo", show_default=False)]
@@ -37,14 +38,15 @@ def main() -> None:
     debug = "--debug" in arguments
     try:
         app([argument for argument in arguments if argument != "--debug"], prog_name="saelab")
+    except SystemExit as left:
+        if left.code == _INTERRUPTED:  # typer has caught the interrupt and said nothing
+            Console(stderr=True).print("stopped; the same command goes on from the last checkpoint")
+        raise
     except SaelabError as error:
         if debug:
             raise
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on from the last checkpoint")
-        sys.exit(130)
 
 
 def _version(wanted: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import saelab
+from saelab.lm.model import cpu_capabilities
 
 _PACKAGES = ("torch", "transformers", "transformer-lens", "datasets", "safetensors", "numpy")
 
@@ -20,6 +21,7 @@ def git_revision(directory: Path | None = None) -> str | None:
     """The commit (with `+changes` where files differ from it), or None outside a repository."""
     where = directory or Path(saelab.__file__).parent
     try:
+        _git(where, "ls-files", "--error-unmatch", "__init__.py")  # not some repository around the environment
         head = _git(where, "rev-parse", "HEAD")
         return f"{head}+changes" if _git(where, "status", "--porcelain", "--untracked-files=no") else head
     except (OSError, subprocess.SubprocessError):
@@ -44,7 +46,7 @@ def versions() -> dict[str, str | None]:
 
 def machine() -> dict[str, Any]:
     """The machine, as far as speed depends on it."""
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = cpu_capabilities()
     return {
         "platform": platform.platform(),
         "cpu": capabilities.get("cpu_name") or platform.processor(),

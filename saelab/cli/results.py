@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def explain(run: Run, document: dict[str, Any]) -> None:
         ("training curves", directory.metrics),
         ("the whole config", directory.config),
     ):
-        console.print(f"{what:<24}{path}", highlight=False, soft_wrap=True)
+        console.print(escape(f"{what:<24}{path}"), highlight=False, soft_wrap=True)
     if run.seconds:
         spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in run.seconds.items())
         run.reporter.say(f"{'time':<24}{spent}")

@@ -50,8 +50,8 @@ class RunConfig:
     runs_dir: Annotated[str, "where runs are kept"] = "runs"
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise SettingError("name", f"a name has letters, digits, '.', '_' and '-' alone, found '{self.name}'")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
+            raise SettingError("name", f"a name has up to 100 letters, digits, '.', '_' and '-', found '{self.name}'")
         if self.hook is not None and self.hook not in self.activations.hooks:
             raise SettingError(
                 "hook",

@@ -25,7 +25,7 @@ def find(config: Path) -> Path:
     Raises:
         SaelabError: neither is there.
     """
-    if config.exists():
+    if config.is_file():
         return config
     shipped = _directory() / f"{config.stem}.yaml"
     if config.parent in (Path(), Path("configs")) and shipped.exists():

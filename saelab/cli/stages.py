@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from saelab.activations.capture import Progress as CaptureProgress
 from saelab.cli import provenance
 from saelab.cli.console import Reporter
 from saelab.cli.schema import RunConfig
-from saelab.config import as_dict, config_sha256, load_config, to_yaml
+from saelab.config import as_dict, load_config, to_yaml
 from saelab.errors import SaelabError
 from saelab.evals import Subject, evaluate
-from saelab.files import read_json, write_json
+from saelab.files import sha256_json, write_json
 from saelab.lm import model as language_model
 from saelab.lm.model import LanguageModel, low_precision_pays
 from saelab.sae import SAE, build
@@ -54,8 +55,11 @@ class Run:
         """Raise where the directory holds a run of another config (settings of `eval` may differ)."""
         if not self.directory.begun:
             return
-        old, new = as_dict(load_config(RunConfig, self.directory.config)), as_dict(self.config)
-        changed = _differences(old | {"eval": None}, new | {"eval": None})
+        if not self.directory.config.exists():
+            raise SaelabError(
+                "this directory holds a run without its config.yaml", where=str(self.directory.path), fix="--fresh"
+            )
+        changed = _differences(what_trains(load_config(RunConfig, self.directory.config)), what_trains(self.config))
         if changed:
             raise SaelabError(
                 f"this directory holds a run of another config; different: {', '.join(changed)}",
@@ -68,7 +72,9 @@ class Run:
         if fresh:
             self.directory.start_over()
         self.check_same_config()
-        self.directory.write_config(to_yaml(self.config))
+        config = self.directory.config
+        if not config.exists() or load_config(RunConfig, config) != self.config:
+            self.directory.write_config(to_yaml(self.config))
         self.reporter.log_to(self.directory.log)
 
     # -- stages -----------------------------------------------------------------------------------
@@ -130,11 +136,11 @@ class Run:
         finally:
             for sink in sinks:
                 sink.close()
-        sae = member.sae.inference(trainer.scaling)
+        sae = member.sae.inference(trainer.scaling).cpu()
         sae.identity.provenance = self._provenance(store)
-        sae.cpu().save(self.directory.sae)
         self.seconds["train"] = time.perf_counter() - started
         self._write_summary(trainer, member, sae)
+        sae.save(self.directory.sae)  # last: it says that training is done
         self.reporter.say(
             f"train      {spec.steps:,} steps, {trainer.clock.tokens:,} tokens at "
             f"{trainer.clock.tokens_per_second:,.0f} tokens/s -> {self.directory.sae}"
@@ -151,7 +157,7 @@ class Run:
             document = evaluate(
                 subject,
                 self.config.eval,
-                config_sha256=config_sha256(self.config),
+                config_sha256=sha256_json(what_trains(self.config)),
                 write_to=self.directory.eval,
                 again=again,
                 report=lambda name, done, total: stage.update(done, name, total=total),
@@ -172,7 +178,7 @@ class Run:
         return Member(config.name, blueprint, config.train, precision=self._precision(), device=device)
 
     def _precision(self) -> Precision:
-        """What "auto" means here; a run that was begun keeps what it was begun with."""
+        """What "auto" means here, for a run that begins; a resumed one keeps what it was begun with."""
         wanted = self.config.train.precision
         if wanted != "auto":
             return wanted
@@ -186,7 +192,7 @@ class Run:
             "windows": store.manifest["content"]["windows"],
             "mask": store.manifest["mask"],
             "trained_tokens": self.config.train.steps * self.config.train.batch_tokens,
-            "config_sha256": config_sha256(self.config),
+            "config_sha256": sha256_json(what_trains(self.config)),
             "git_revision": provenance.git_revision(),
             "versions": provenance.versions(),
         }
@@ -196,7 +202,7 @@ class Run:
             self.directory.summary,
             {
                 "name": self.config.name,
-                "config_sha256": config_sha256(self.config),
+                "config_sha256": sha256_json(what_trains(self.config)),
                 "sae_sha256": sae.sha256(),
                 "steps": trainer.step,
                 "tokens": trainer.clock.tokens,
@@ -214,10 +220,17 @@ class Run:
 
 def open_run(directory: Path, overrides: list[str], reporter: Reporter) -> Run:
     """A run that exists, by its directory."""
+    for override in overrides:
+        if not re.match(r"eval\b", override):
+            raise SaelabError(
+                "a trained run can be measured in another way, but not become another run",
+                where=f"-o {override}",
+                fix="only eval.* can be overridden here",
+            )
     config_file = directory / "config.yaml"
     if not config_file.exists():
         raise SaelabError("this is not a run: it has no config.yaml", where=str(directory), fix="runs/<name>")
-    config = load_config(RunConfig, config_file, [*overrides, f"runs_dir={directory.resolve().parent}"])
+    config = replace(load_config(RunConfig, config_file, overrides), runs_dir=str(directory.resolve().parent))
     if config.name != directory.resolve().name:
         raise SaelabError(
             f"the run in this directory is called '{config.name}'", where=str(directory), fix="rename it back"
@@ -225,8 +238,16 @@ def open_run(directory: Path, overrides: list[str], reporter: Reporter) -> Run:
     return Run(config, reporter)
 
 
-def evaluation_of(directory: RunDirectory) -> dict[str, Any] | None:
-    return read_json(directory.eval) if directory.eval.exists() else None
+def what_trains(config: RunConfig) -> dict[str, Any]:
+    """The part of a config that decides the weights: not where things go, what is logged or measured."""
+    document = {key: value for key, value in as_dict(config).items() if key not in ("eval", "runs_dir")}
+    kept = {key: value for key, value in document["train"].items() if key not in _RHYTHM}
+    return document | {"train": kept}
+
+
+_RHYTHM = frozenset(
+    {"log_every_steps", "heldout_every_steps", "heldout_tokens", "checkpoint_every_steps", "keep_checkpoints", "wandb"}
+)
 
 
 def _training_note(progress: Progress) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from saelab.activations.store import Store
 from saelab.lm.mask import Mask
@@ -62,6 +62,8 @@ class Result:
 
 class Evaluator(Protocol):
     """A frozen dataclass of settings that can be called on a subject."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __call__(self, subject: Subject) -> Result: ...
 

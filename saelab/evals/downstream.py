@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saelab.errors import SettingError
+from saelab.errors import SettingError, check_seed
 from saelab.evals.base import Result, Subject
 from saelab.lm.model import LanguageModel, next_token_losses
 from saelab.lm.splice import Edit, constant, reconstruct, splice
@@ -43,6 +43,7 @@ class Downstream:
         for key in ("contexts", "batch_contexts", "bootstrap_rounds"):
             if getattr(self, key) < 1:
                 raise SettingError(key, f"must be at least 1, found {getattr(self, key)}")
+        check_seed(self.seed)
 
     @torch.no_grad()
     def __call__(self, subject: Subject) -> Result:
@@ -68,7 +69,7 @@ class Downstream:
         )
         count = min(self.contexts, tokens.shape[0])
         chosen = torch.linspace(0, tokens.shape[0] - 1, count).round().long()
-        for rows in chosen.split(self.batch_contexts):
+        for rows in chosen.split(min(self.batch_contexts, count)):
             yield tokens[rows].long(), documents[rows], length[rows]
 
     def _result(self, sums: np.ndarray) -> Result:

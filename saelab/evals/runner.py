@@ -27,7 +27,8 @@ def evaluate(
     """Run the evaluators in `chosen` (name -> settings) and return what `eval.json` holds.
 
     The file is written anew after each evaluator, so an interruption loses at most one. What it already
-    holds for the same SAE, settings and version is kept, unless `again`.
+    holds for the same SAE, activations and version is kept, and not measured again where the settings are
+    the same, unless `again`.
     """
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -35,17 +36,18 @@ def evaluate(
         "config_sha256": config_sha256,
         "sae_sha256": subject.sae.sha256(),
         "hook": subject.hook,
+        "store_sha256": subject.store.manifest["content_sha256"],
         "evaluations": {},
     }
-    known = {} if again else _known(write_to, document)
-    for name, settings in chosen.items():
-        if known.get(name, {}).get("settings") == dict(settings):
-            document["evaluations"][name] = known[name]
+    evaluators = {name: EVALUATORS[name](**settings) for name, settings in chosen.items()}
+    kept = document["evaluations"] = _known(write_to, document)
+    write_json(write_to, document)
+    for name, evaluator in evaluators.items():
+        if not again and kept.get(name, {}).get("settings") == asdict(evaluator):
             continue
-        evaluator = EVALUATORS[name](**settings)
         started = time.perf_counter()
         result = evaluator(replace(subject, report=lambda done, total, name=name: report(name, done, total)))
-        document["evaluations"][name] = _entry(result, settings, time.perf_counter() - started)
+        document["evaluations"][name] = _entry(result, asdict(evaluator), time.perf_counter() - started)
         write_json(write_to, document)
     return document
 
@@ -53,10 +55,12 @@ def evaluate(
 def _known(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     """Evaluations already in `eval.json` that are of the same SAE by the same version."""
     old = read_json(path) if path.exists() else {}
-    same = all(old.get(key) == document[key] for key in ("schema", "saelab", "sae_sha256", "hook"))
-    return old.get("evaluations", {}) if same else {}
+    if not isinstance(old, dict) or not isinstance(old.get("evaluations"), dict):
+        return {}
+    same = all(old.get(key) == document[key] for key in ("schema", "saelab", "sae_sha256", "hook", "store_sha256"))
+    return {name: entry for name, entry in old["evaluations"].items() if isinstance(entry, dict)} if same else {}
 
 
-def _entry(result: Result, settings: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def _entry(result: Result, settings: dict[str, Any], seconds: float) -> dict[str, Any]:
     entry = {key: value for key, value in asdict(result).items() if value or key in ("metrics", "n_tokens")}
-    return {"metrics": entry.pop("metrics"), "settings": dict(settings), **entry, "seconds": round(seconds, 2)}
+    return {"metrics": entry.pop("metrics"), "settings": settings, **entry, "seconds": round(seconds, 2)}

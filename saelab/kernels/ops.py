@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from saelab.kernels import reference
-from saelab.kernels.dispatch import choose
+from saelab.kernels import cpu, reference
+from saelab.kernels.dispatch import choose, forced
 from saelab.kernels.support import Support
 
 # pyright: reportIncompatibleMethodOverride=false
@@ -129,8 +129,8 @@ def latent_sum(values: Tensor, support: Support) -> Tensor:
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Values and columns of the k largest scores of each row of `[tok, lat]`, in no order; no gradient.
 
-    Which of several equal scores is kept is left open, except in the reference (the lowest column).
+    Any device and dtype. Which of several equal scores is kept is left open, except where
+    `SAELAB_KERNELS=reference` (the lowest column).
     """
-    implementation = choose(scores)
     with torch.no_grad():
-        return getattr(implementation, "top_k", reference.top_k)(scores, k)
+        return (reference if forced() == "reference" else cpu).top_k(scores, k)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Support:
     """The sparsity pattern of a `[tok, lat]` code, in CSR form over tokens.
 
@@ -54,7 +54,7 @@ class Support:
 
     @cached_property
     def nnz(self) -> int:
-        """Entries in use. On CUDA this waits for the device; the primitives there do not ask."""
+        """Entries in use. For ragged rows on a GPU this waits for the device."""
         if self.width is not None:
             return self.n_tokens * self.width
         return int(self.offsets[-1])

@@ -22,6 +22,9 @@ from saelab.lm import assets
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
+_PART_CHARACTERS = 4000
+"""A .txt file is cut into documents of at least this many characters."""
+
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _SPLIT_IN_NAME = re.compile(
     r"(?:^|[-._ 0-9/])(train(ing)?|test(ing)?|valid(ation)?|val|dev|eval(uation)?)(?:[-._ 0-9/]|$)"
@@ -61,7 +64,8 @@ class Document:
 def documents(spec: DataSpec) -> Iterator[Document]:
     """Every document that is not blank, read lazily: memory stays bounded whatever the size of the data.
 
-    A `.txt` file is one document, a line of a `.jsonl` or `.json` file is one, and so is a row of
+    A `.txt` file is one document (a long one is cut, at blank lines, into parts of 4,000 characters or a
+    little more), a line of a `.jsonl` or `.json` file is one, and so is a row of
     everything else. A `title` column, where there is one, becomes the title.
 
     Raises:
@@ -189,7 +193,16 @@ def _reader(file: Path) -> Callable[[Path, str], Iterator[Row]]:
 
 
 def _read_text(file: Path, column: str) -> Iterator[Row]:
-    yield str(file), file.stem, _decode(file.read_bytes(), file, 0)
+    """The file as one document; a long one in parts of whole paragraphs, so that a single book can be
+    split into training and held-out text."""
+    part: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", _decode(file.read_bytes(), file, 0)):
+        part.append(paragraph)
+        if sum(map(len, part)) >= _PART_CHARACTERS:
+            yield str(file), file.stem, "\n\n".join(part)
+            part = []
+    if part:
+        yield str(file), file.stem, "\n\n".join(part)
 
 
 def _read_json_lines(file: Path, column: str) -> Iterator[Row]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from saelab.errors import SaelabError, SettingError, did_you_mean
-from saelab.files import sha256_file
+from saelab.files import sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -37,9 +37,12 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise SettingError("device", f"unknown device '{name}'") from error
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SettingError("device", f"device '{name}' cannot be used here: {reason}") from error
+    return device
 
 
 def low_precision_pays(device: torch.device) -> bool:
@@ -48,8 +51,13 @@ def low_precision_pays(device: torch.device) -> bool:
     A CPU with AVX-512 but without tiles runs them no faster (measured 0.7 to 0.9 of float32's speed).
     """
     if device.type == "cpu":
-        return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-    return True
+        return bool(cpu_capabilities().get("amx_bf16", False))
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def cpu_capabilities() -> dict[str, Any]:
+    """What torch knows of this processor; empty where this torch does not say."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 def resolve_dtype(name: DType, device: torch.device) -> torch.dtype:
@@ -109,7 +117,7 @@ class LanguageModel:
         return getattr(self.bridge.cfg, "n_ctx", None)
 
     def hook(self, name: str) -> Hook:
-        """Look a hook up by name; its shape is found by running one token.
+        """Look a hook up by name; its shape is found by running a few tokens.
 
         Raises:
             SaelabError: there is none of that name (with the close ones), or it carries no activations
@@ -125,9 +133,9 @@ class LanguageModel:
             raise SaelabError(f"unknown hook '{name}' for {self.identity['name']}", where="hook", fix=hint)
         found = re.match(r"blocks\.(\d+)\.", name)
         layer = int(found.group(1)) if found else None
-        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        tokens = torch.zeros(3, 5, dtype=torch.long, device=self.device)  # a shape nothing else has
         value = self._run(tokens, [name], layer).get(name)
-        if value is None or value.ndim < 3 or value.shape[:2] != (1, 2):
+        if value is None or value.ndim < 3 or value.shape[:2] != (3, 5):
             raise SaelabError(
                 f"hook '{name}' does not carry one activation per token",
                 where="hook",
@@ -197,8 +205,15 @@ def load(spec: ModelSpec) -> LanguageModel:
     dtype = resolve_dtype(spec.dtype, device)
     with quiet_transformers(), _loading(spec.name):
         tokenizer = _tokenizer(source, spec.revision)
-        model = AutoModelForCausalLM.from_pretrained(source, revision=spec.revision or "main", dtype=dtype)
-        model.to(device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides the signature)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, revision=spec.revision or "main", dtype=dtype, output_loading_info=True
+        )
+        model, report = loaded
+        if report["missing_keys"]:
+            raise ValueError(f"its weights lack {', '.join(sorted(report['missing_keys'])[:3])}")
+        if max(tokenizer.get_vocab().values()) >= model.get_input_embeddings().num_embeddings:
+            raise ValueError("its tokenizer has more ids than the model has embeddings")
+        model.to(device)
         model.eval().requires_grad_(False)
         bridge = TransformerBridge.boot_transformers(
             str(source),
@@ -209,7 +224,8 @@ def load(spec: ModelSpec) -> LanguageModel:
         )
     identity = {
         "name": spec.name if not Path(spec.name).exists() else Path(spec.name).resolve().name,
-        "content": _content(source, model),
+        "content": _content(source, spec.revision),
+        "tokenizer": _tokenizer_sha256(tokenizer)[:16],
         "dtype": str(dtype).removeprefix("torch."),
     }
     return LanguageModel(bridge, tokenizer, device=device, dtype=dtype, identity=identity)
@@ -229,20 +245,33 @@ def _tokenizer(source: str | Path, revision: str | None) -> PreTrainedTokenizerB
     return AutoTokenizer.from_pretrained(source, revision=revision or "main")
 
 
-def _content(source: str | Path, model: Any) -> str:
+def _content(source: str | Path, revision: str | None) -> str:
     """What fixes the weights: hashes of a local directory's files, or the hub's commit."""
     path = Path(source)
-    if not path.is_dir():
-        return f"commit {getattr(model.config, '_commit_hash', None)}"
-    files = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin") or p.name == "config.json")
-    return ";".join(f"{p.name}={sha256_file(p)[:16]}" for p in files)
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin") or p.name == "config.json")
+        return ";".join(f"{p.name}={sha256_file(p)[:16]}" for p in files)
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(str(source), "config.json", revision=revision or "main")
+    # The hub's cache keeps a snapshot in a directory named by its commit.
+    return f"commit {Path(cached).parent.name}" if isinstance(cached, str) else f"revision {revision or 'main'}"
+
+
+def _tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of the tokenizer's rules where it is a fast one, else of its vocabulary; and of the special ids."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    return sha256_json([rules, sorted(tokenizer.all_special_ids), tokenizer.bos_token_id])
 
 
 @contextmanager
 def _loading(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except SaelabError:
+        raise
+    except Exception as error:  # loaders of many formats fail in as many ways
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SaelabError(
             f"this model cannot be loaded: {first}",

@@ -89,6 +89,9 @@ class _Packer:
 
     def add(self, index: int, ids: list[int]) -> Iterator[Window]:
         if self.bos is not None:
+            if len(self.tokens) == 1:  # the BOS that stands where the last context was cut
+                self.tokens.clear()
+                self.documents.clear()
             ids = [self.bos, *ids]
         self.tokens += ids
         self.documents += [index] * len(ids)

@@ -17,7 +17,7 @@ def interval(
         statistic: of the summed columns `[columns]`.
 
     Returns:
-        None where there are fewer than two documents: then there is nothing to resample.
+        None where there are fewer than two documents, or the statistic is not finite on some resamples.
     """
     n = len(sums)
     if n < 2:
@@ -25,4 +25,4 @@ def interval(
     rng = np.random.default_rng(seed)
     values = [statistic(sums[rng.integers(n, size=n)].sum(0)) for _ in range(rounds)]
     low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    return (float(low), float(high)) if np.isfinite([low, high]).all() else None

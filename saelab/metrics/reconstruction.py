@@ -31,6 +31,8 @@ class Reconstruction:
 
     @torch.no_grad()
     def update(self, target: Tensor, recon: Tensor, l0: Tensor) -> None:
+        if target.device.type == "mps":  # which has no float64
+            target, recon, l0 = target.cpu(), recon.cpu(), l0.cpu()
         x, r, l0 = target.double(), recon.double(), l0.double()
         dot, x2, r2 = (x * r).sum(1), x.square().sum(1), r.square().sum(1)
         cosine = dot / (x2 * r2).sqrt().clamp_min(torch.finfo(torch.float64).tiny)

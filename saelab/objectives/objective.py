@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from saelab.objectives.terms import TERMS, Pass, Term
@@ -21,14 +22,18 @@ class Objective:
 
     def __init__(self, losses: Sequence[LossTerm]):
         self.parts: list[tuple[LossTerm, Term]] = [(loss, TERMS[loss.kind](**loss.settings)) for loss in losses]
+        kinds = [loss.kind for loss in losses]
+        self.names = [
+            f"{kind}_{kinds[:i].count(kind) + 1}" if kind in kinds[:i] else kind for i, kind in enumerate(kinds)
+        ]
 
     def __call__(self, p: Pass, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total, and each term's unweighted value by name.
+        """The total, and each term's unweighted value by name (a second one of a kind gets a number).
 
         Args:
             progress: fraction of training done, in [0, 1].
         """
-        values = {loss.kind: term(p) for loss, term in self.parts}
-        total = sum(weight(loss, progress) * values[loss.kind] for loss, _ in self.parts)
-        assert isinstance(total, Tensor)
-        return total, {name: value.detach() for name, value in values.items()}
+        values = [term(p) for _, term in self.parts]
+        weights = [weight(loss, progress) for loss, _ in self.parts]
+        total = torch.stack([w * value for w, value in zip(weights, values, strict=True)]).sum()
+        return total, {name: value.detach() for name, value in zip(self.names, values, strict=True)}

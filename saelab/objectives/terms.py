@@ -18,7 +18,7 @@ from saelab.sae import SAE, SparseCode
 from saelab.sae.rules import SelectionRule
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pass:
     """One SAE over one batch, in training units: what a loss term sees.
 
@@ -84,7 +84,8 @@ class AuxK:
 
     `||e - e_hat||^2 / ||e - mean(e)||^2` with `e = target - recon` detached and `e_hat` decoded (without
     bias) from the dead latents that `rule` keeps. Gradient reaches encoder and decoder rows of dead
-    latents only. 0 while none is dead; a latent whose pre-activation the rule turns to 0 gets none.
+    latents alone, and the bias that is subtracted from the input. 0 while none is dead; a latent whose
+    pre-activation the rule turns to 0 gets none.
 
     Source: Gao et al. 2024 (arXiv 2406.04093), appendix A.2.
     """

@@ -10,7 +10,7 @@ from torch import Tensor
 from saelab.kernels import Support
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SparseCode:
     """A sparse `[tok, lat]` matrix of latent activations.
 

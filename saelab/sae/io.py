@@ -27,6 +27,8 @@ from saelab.sae.model import SAE, Identity
 SCHEMA = 1
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
+_WIDEST = 2**24
+"""No model is wider; a larger number is damage."""
 
 
 def save(sae: SAE, directory: Path) -> None:
@@ -55,8 +57,10 @@ def load(directory: Path) -> SAE:
     try:
         with torch.device("meta"):
             sae = variants.build(identity.kind, identity.d_in, identity.settings).sae
-    except (SaelabError, TypeError) as error:
+    except (SaelabError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise SaelabError(f"not an SAE this saelab can build: {error}", where=str(path)) from error
+    if identity.d_out != sae.identity.d_out:
+        raise SaelabError(f"d_out is {identity.d_out}, this variant's is {sae.identity.d_out}", where=str(path))
     if identity.form == "inference":
         sae = sae.inference()
     sae.identity = identity
@@ -74,6 +78,12 @@ def _identity(document: Any, path: Path) -> Identity:
         fields = {name: document[name] for name in Identity.__dataclass_fields__}
     except KeyError as error:
         raise SaelabError(f"the key {error} is missing", where=str(path)) from error
+    types = {"kind": str, "settings": dict, "d_in": int, "d_out": int, "form": str, "provenance": dict}
+    for name, expected in types.items():
+        if not isinstance(fields[name], expected) or isinstance(fields[name], bool):
+            raise SaelabError(f"{name} should be {expected.__name__}, found {fields[name]!r}", where=str(path))
+    if not (0 < fields["d_in"] < _WIDEST and 0 < fields["d_out"] < _WIDEST):
+        raise SaelabError(f"d_in {fields['d_in']} and d_out {fields['d_out']} are no widths", where=str(path))
     identity = Identity(**fields)
     if identity.form not in ("training", "inference"):
         raise SaelabError(f"form is 'training' or 'inference', not {identity.form!r}", where=str(path))

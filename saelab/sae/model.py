@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from saelab.sae.code import SparseCode
 from saelab.sae.coders import OneStep
 
 _ENCODE_TOKENS = 2048
-"""Tokens encoded at once where no gradient is wanted, so that memory does not grow with the input."""
+"""Tokens encoded at once where nothing asks for a gradient, so that memory does not grow with the input."""
 
 
 class Decoder(nn.Module):
@@ -32,7 +33,7 @@ class Decoder(nn.Module):
         return gather(code.values, code.support, self.W_dec) + self.b_dec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scaling:
     """The affine map between raw activations and what training sees: `c * (x - mean)`.
 
@@ -48,10 +49,6 @@ class Scaling:
         """`[tok, d]` raw -> scaled, in float32."""
         return (x.float() - self.mean) * self.factor
 
-    @classmethod
-    def identity(cls, d: int) -> Scaling:
-        return cls(torch.zeros(d), 1.0)
-
 
 @dataclass
 class Identity:
@@ -61,7 +58,7 @@ class Identity:
         kind, settings: the variant and its arguments, enough to build it again.
         d_in, d_out: widths of input and output.
         form: "training" sees scaled inputs; "inference" raw ones, token by token.
-        provenance: JSON-able: model, hook, mask policy, data, scaling, tokens seen, config hash.
+        provenance: JSON-able: model, hook, mask policy, data, tokens seen, config hash, versions.
     """
 
     kind: str
@@ -104,18 +101,21 @@ class SAE(nn.Module):
 
     def encode(self, x: Tensor) -> SparseCode:
         """`[..., d_in]` -> the code of its tokens, flattened in order."""
-        x = self._rows(x)
-        if torch.is_grad_enabled() or x.shape[0] <= _ENCODE_TOKENS:
-            return self.coder.encode(self.centre(x))
-        return concatenate([self.coder.encode(self.centre(part)) for part in x.split(_ENCODE_TOKENS)])
+        x = self.centre(self._rows(x))
+        needs_gradient = torch.is_grad_enabled() and (x.requires_grad or self.coder.W_enc.requires_grad)
+        if needs_gradient or not self.coder.rule.per_token or x.shape[0] <= _ENCODE_TOKENS:
+            return self.coder.encode(x)
+        return concatenate([self.coder.encode(part) for part in x.split(_ENCODE_TOKENS)])
 
     def decode(self, code: SparseCode) -> Tensor:
         """A code -> `[tok, d_out]`."""
+        if code.n_latents != self.n_latents:
+            raise SaelabError(f"this code has {code.n_latents} latents, the SAE {self.n_latents}")
         return self.decoder(code)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., d_in]` -> its reconstruction, `[..., d_out]`, in the dtype of the weights."""
-        return self.decode(self.encode(x)).unflatten(0, x.shape[:-1])
+        return self.decode(self.encode(x)).reshape(*x.shape[:-1], self.identity.d_out)
 
     def _rows(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.identity.d_in:
@@ -136,6 +136,9 @@ class SAE(nn.Module):
         Args:
             scaling: of the input; None where training saw raw activations.
             target: of the output; None where it is the input.
+
+        Raises:
+            SaelabError: folded already; or a target for an SAE whose encoder subtracts the output's bias.
         """
         if self.identity.form == "inference":
             if scaling is not None or target is not None:
@@ -146,12 +149,13 @@ class SAE(nn.Module):
         folded.coder.rule = folded.coder.rule.inference()
         folded.coder.precision = "exact"
         if scaling is not None:
-            _fold(folded, scaling, target or scaling)
+            _fold(folded, scaling, target)
         return folded.requires_grad_(False)
 
     def sha256(self) -> str:
-        """A fingerprint of the weights: the key of annotations and indexes."""
-        digest = hashlib.sha256()
+        """A fingerprint of weights, variant, settings and form: the key of annotations and indexes."""
+        what = [self.identity.kind, self.identity.settings, self.identity.form]
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             array = value.detach().cpu().contiguous()
             digest.update(f"{name}:{array.dtype}:{tuple(array.shape)};".encode())
@@ -176,8 +180,14 @@ class SAE(nn.Module):
         return io.load(Path(directory))
 
 
-def _fold(sae: SAE, scaling: Scaling, target: Scaling) -> None:
+def _fold(sae: SAE, scaling: Scaling, target: Scaling | None) -> None:
     coder, decoder = sae.coder, sae.decoder
+    if target is not None and coder.centred:
+        raise SaelabError(
+            "an encoder that subtracts the decoder's bias reads what it reconstructs, and cannot have another target",
+            where=f"SAE({sae.identity.kind})",
+        )
+    target = target or scaling
     mean = scaling.mean.to(coder.W_enc)
     coder.b_enc.div_(scaling.factor)
     if not coder.centred:

@@ -17,7 +17,13 @@ from saelab.kernels import Support, top_k
 
 
 class SelectionRule(Protocol):
-    """One selection rule; `pre` is `[tok, lat]`, entries are as in `saelab.kernels.Support`."""
+    """One selection rule; `pre` is `[tok, lat]`, entries are as in `saelab.kernels.Support`.
+
+    Attributes:
+        per_token: whether a token's code depends on that token alone, so that a batch may be cut up.
+    """
+
+    per_token: bool
 
     def check(self, n_latents: int) -> None:
         """Raise `SettingError` where the rule cannot work on so many latents."""
@@ -44,6 +50,7 @@ class SelectionRule(Protocol):
 class _TokenBudget:
     """k entries per token, by a score."""
 
+    per_token = True
     MARGIN = 1.25
     """Candidates over k in a bfloat16 screening (4 extra of 32 held 100 % of the support; this is 8)."""
 
@@ -106,6 +113,7 @@ class AbsTopK(_TokenBudget):
 class ReLU:
     """Every positive pre-activation. The prox of a non-negative L1 penalty (the shift is in `b_enc`)."""
 
+    per_token = True
     SLACK = 2.0**-6
     """Screening keeps entries above `-SLACK * max|pre|` of their token: four bfloat16 roundings."""
 

@@ -95,6 +95,8 @@ AuxCoefficient = Annotated[float, "weight of the auxiliary loss; 0 turns it off"
 
 
 def _with_aux(main: LossTerm, aux: LossTerm) -> tuple[LossTerm, ...]:
+    if aux.coefficient < 0:
+        raise SettingError("aux_coefficient", f"must not be negative, found {aux.coefficient}")
     return (main, aux) if aux.coefficient > 0 else (main,)
 
 

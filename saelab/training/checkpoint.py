@@ -20,6 +20,7 @@ from saelab.files import atomic_directory, read_json, read_tensors, sha256_file,
 
 TENSORS = "state.safetensors"
 STATE = "state.json"
+_STATE_KEYS = {"precision", "store", "loader", "seconds", "tokens"}
 _FIX = "delete this checkpoint to go on from an older one, or start over with --fresh"
 
 
@@ -63,7 +64,7 @@ def save(directory: Path, checkpoint: Checkpoint, *, keep: int) -> None:
 
 def existing(directory: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(path for path in directory.glob("step-*") if path.is_dir() and ".tmp-" not in path.name)
+    return sorted(path for path in directory.glob("step-" + "[0-9]" * 8) if path.is_dir())
 
 
 def load_newest(directory: Path) -> Checkpoint | None:
@@ -83,5 +84,7 @@ def load_newest(directory: Path) -> Checkpoint | None:
         raise SaelabError(f"this checkpoint is damaged: {error}", where=str(path), fix=_FIX) from error
     if not isinstance(document, dict) or sha256_file(path / TENSORS) != document.get("sha256"):
         raise SaelabError("this checkpoint is damaged: its sha256 is not what was written", where=str(path), fix=_FIX)
+    if not isinstance(document.get("step"), int) or not document.get("state", {}).keys() >= _STATE_KEYS:
+        raise SaelabError(f"this checkpoint is damaged: {STATE} is not complete", where=str(path), fix=_FIX)
     torch.set_rng_state(tensors.pop("rng"))
     return Checkpoint(document["step"], tensors, document["state"])

@@ -64,7 +64,7 @@ class Member:
         total.backward()
         norm = optimiser.step(sae, self.optimiser, self.spec, number, unit_norm=self.unit_norm)
         with torch.no_grad():
-            self.all_finite &= torch.isfinite(total)
+            self.all_finite &= torch.isfinite(total) if norm is None else torch.isfinite(total) & torch.isfinite(norm)
             firing = code.firing_counts()
             self.tracker.update(firing, batch.input.shape[0])
             metrics = {f"losses/{name}": value for name, value in losses.items()}
@@ -74,6 +74,11 @@ class Member:
             if norm is not None:
                 metrics["metrics/grad_norm"] = norm
         return metrics
+
+    def check(self) -> bool:
+        """Whether every loss, gradient norm and weight so far is finite; waits for the device."""
+        weights = torch.stack([torch.isfinite(p).all() for p in self.sae.parameters()])
+        return bool(self.all_finite & weights.all())
 
     # -- checkpoints ------------------------------------------------------------------------------
 

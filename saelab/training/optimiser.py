@@ -8,6 +8,10 @@ from torch import Tensor
 from saelab.sae import SAE
 from saelab.training.spec import TrainSpec
 
+_VANISHING = 1e-30
+_SWEEP_EVERY_STEPS = 100
+"""0.9^100 * 1e-30 is still a normal number: none turns denormal between two sweeps."""
+
 
 def learning_rate(spec: TrainSpec, step: int) -> float:
     """Linear rise over `warmup_steps`, flat, linear fall to 0 over the last `decay_frac` of the steps."""
@@ -36,6 +40,18 @@ def renormalise_decoder(sae: SAE) -> None:
     sae.W_dec.div_(torch.linalg.vector_norm(sae.W_dec, dim=1, keepdim=True))
 
 
+@torch.no_grad()
+def drop_vanishing_moments(optimiser: torch.optim.Adam) -> None:
+    """Set moments far below any effect (Adam's eps is 1e-8) to 0.
+
+    A dead latent's moments halve every few steps and after some hundred steps are denormal numbers, on
+    which a CPU is a hundred times slower: measured, the whole step becomes five times slower.
+    """
+    for state in optimiser.state.values():
+        for moment in (state["exp_avg"], state["exp_avg_sq"]):
+            moment.masked_fill_(moment.abs() < _VANISHING, 0.0)
+
+
 def step(sae: SAE, optimiser: torch.optim.Adam, spec: TrainSpec, number: int, *, unit_norm: bool) -> Tensor | None:
     """One update from the gradients in place; returns the gradient norm before clipping."""
     norm = None
@@ -46,6 +62,8 @@ def step(sae: SAE, optimiser: torch.optim.Adam, spec: TrainSpec, number: int, *,
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(spec, number)
     optimiser.step()
+    if number % _SWEEP_EVERY_STEPS == 0:
+        drop_vanishing_moments(optimiser)
     if unit_norm:
         renormalise_decoder(sae)
     return norm

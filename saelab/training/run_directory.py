@@ -11,6 +11,10 @@ from pathlib import Path
 
 from saelab.errors import SaelabError
 from saelab.files import sweep_temporaries, write_text, writing
+from saelab.training.sinks import WANDB_ID
+
+_MARKER = ".lock"
+"""The lock's file stays, and says whose directory this is."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,14 @@ class RunDirectory:
         return self.path / "eval.json"
 
     @property
+    def ours(self) -> bool:
+        """Whether saelab made this directory (or it is not there, or empty)."""
+        return (self.path / _MARKER).exists() or not self.path.exists() or not any(self.path.iterdir())
+
+    @property
     def begun(self) -> bool:
         """Whether there is anything here that another config would spoil."""
-        return self.config.exists() and (self.finished or any(self.checkpoints.glob("step-*")))
+        return self.finished or any(self.checkpoints.glob("step-" + "[0-9]" * 8))
 
     @property
     def finished(self) -> bool:
@@ -64,9 +73,15 @@ class RunDirectory:
         Raises:
             SaelabError: another process holds it, or it cannot be written.
         """
+        if not self.ours:
+            raise SaelabError(
+                "this directory holds files that are not a run's",
+                where=str(self.path),
+                fix="give the run another name (-o name=...) or place (-o runs_dir=...)",
+            )
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
+            lock = (self.path / _MARKER).open("w")
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,10 +94,13 @@ class RunDirectory:
 
     def start_over(self) -> None:
         """Remove what this run has written, and nothing else."""
-        for path in (self.sae, self.checkpoints):
-            shutil.rmtree(path, ignore_errors=True)
-        for path in (self.config, self.metrics, self.summary, self.eval, self.log):
-            path.unlink(missing_ok=True)
+        for directory in (self.sae, self.checkpoints):
+            if directory.exists():
+                with writing(directory):
+                    shutil.rmtree(directory)
+        for path in (self.config, self.metrics, self.summary, self.eval, self.log, self.path / WANDB_ID):
+            with writing(path):
+                path.unlink(missing_ok=True)
 
     def write_config(self, text: str) -> None:
         write_text(self.config, text)

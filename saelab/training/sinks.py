@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import uuid
 import warnings
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +13,8 @@ from typing import Any, Protocol
 from saelab.errors import SaelabError
 from saelab.files import write_text, writing
 from saelab.training.spec import WandbSpec
+
+WANDB_ID = "wandb-id.txt"
 
 
 class Sink(Protocol):
@@ -26,8 +30,9 @@ class JsonLines:
 
     def __init__(self, path: Path):
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         clean = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
@@ -36,7 +41,8 @@ class JsonLines:
             self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk was reported when the line was written
+            self._file.close()
 
     @staticmethod
     def cut_back(path: Path, step: int) -> None:
@@ -44,12 +50,12 @@ class JsonLines:
         if not path.exists():
             return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 document = json.loads(line)
             except ValueError:
                 continue
-            if document["step"] <= step:
+            if isinstance(document, dict) and document.get("step", step + 1) <= step:
                 kept.append(line)
         write_text(path, "".join(line + "\n" for line in kept))
 
@@ -73,7 +79,7 @@ class Wandb:
             dir=str(directory),
             mode="online" if spec.mode == "online" else "offline",
             resume="allow",
-            id=name.replace("/", "-"),
+            id=_wandb_id(directory),
         )
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -86,6 +92,14 @@ class Wandb:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _wandb_id(directory: Path) -> str:
+    """One id per run directory, so that a resumed run goes on and a fresh one of the same name does not."""
+    path = directory / WANDB_ID
+    if not path.exists():
+        write_text(path, uuid.uuid4().hex[:12])
+    return path.read_text().strip()
 
 
 def open_sinks(spec: WandbSpec, directory: Path, *, name: str, config: dict[str, Any]) -> list[Sink]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from saelab.errors import SettingError
+from saelab.errors import SettingError, check_seed
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,14 @@ class TrainSpec:
     wandb: WandbSpec = field(default_factory=WandbSpec)
 
     def __post_init__(self) -> None:
-        least = {"batch_tokens": 1, "warmup_steps": 0, "dead_after_tokens": 1, "mix_shards": 1, "keep_checkpoints": 1}
+        least = {"batch_tokens": 2, "warmup_steps": 0, "dead_after_tokens": 1, "mix_shards": 1, "keep_checkpoints": 1}
         least |= dict.fromkeys(
             ("log_every_steps", "heldout_every_steps", "heldout_tokens", "checkpoint_every_steps"), 1
         )
         for key, bound in least.items():
             if getattr(self, key) < bound:
                 raise SettingError(key, f"must be at least {bound}, found {getattr(self, key)}")
+        check_seed(self.seed)
         if self.tokens < self.batch_tokens:
             raise SettingError("tokens", f"{self.tokens} tokens are less than one batch of {self.batch_tokens}")
         if self.lr <= 0:

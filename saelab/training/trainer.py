@@ -23,6 +23,12 @@ from saelab.training.member import Member
 from saelab.training.optimiser import learning_rate
 from saelab.training.sinks import Sink
 
+STREAM_SETTINGS = (
+    *("tokens", "batch_tokens", "mix_shards", "seed", "centre", "scale"),
+    *("log_every_steps", "heldout_every_steps", "heldout_tokens", "checkpoint_every_steps", "keep_checkpoints"),
+)
+"""What members of one trainer have in common."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -57,7 +63,7 @@ class Clock:
 class Trainer:
     """Steps every member on each batch.
 
-    What defines the stream (store, hook, seed, batch size) is shared; members differ in everything
+    What defines the stream and its rhythm (`STREAM_SETTINGS`) is shared; members differ in everything
     else. Metrics of member i go to `sinks[i]`.
 
     Args:
@@ -81,8 +87,9 @@ class Trainer:
         report: Callable[[Progress], None] = lambda _: None,
     ):
         spec = members[0].spec
-        if any((m.spec.steps, m.spec.batch_tokens) != (spec.steps, spec.batch_tokens) for m in members):
-            raise SaelabError("SAEs on one stream share train.tokens and train.batch_tokens", where="train")
+        for key in STREAM_SETTINGS:
+            if any(getattr(m.spec, key) != getattr(spec, key) for m in members):
+                raise SaelabError(f"SAEs on one stream share train.{key}", where="train")
         self.members, self.spec, self.store, self.report = members, spec, store, report
         self.hook, self.target_hook = hook, target_hook
         self.directory = directory / "checkpoints"
@@ -116,22 +123,23 @@ class Trainer:
     # -- running --------------------------------------------------------------------------------------
 
     def resume(self) -> bool:
-        """Go on from the newest checkpoint; whether there was one.
+        """Go on from the newest checkpoint, in the precision it was made with; whether there was one.
 
         Raises:
-            SaelabError: it is damaged or does not fit.
+            SaelabError: it is damaged, does not fit, or was made from other activations.
         """
         found = checkpoint.load_newest(self.directory)
         if found is None:
             return False
-        resolved = [m.sae.coder.precision for m in self.members]
-        if found.state["precision"] != resolved:
+        if found.state["store"] != self.store.manifest["content_sha256"]:
             raise SaelabError(
-                f"this run selects with precision {found.state['precision']}, not {resolved}",
+                "this run was begun on other activations: text, model or capture settings have changed",
                 where=str(self.directory),
-                fix=f"set train.precision: {found.state['precision'][0]}",
+                fix="bring them back, or start over with --fresh",
             )
         try:
+            for member, precision in zip(self.members, found.state["precision"], strict=True):
+                member.sae.coder.set_precision(precision)
             for number, member in enumerate(self.members):
                 prefix = f"{number}."
                 own = {k.removeprefix(prefix): v for k, v in found.tensors.items() if k.startswith(prefix)}
@@ -157,8 +165,9 @@ class Trainer:
             self.step += 1
             last = self.step == spec.steps
             self.clock.stop(batch.input.shape[0])
-            if last or self.step % spec.log_every_steps == 0:
-                self._log(metrics, heldout=last or self.step % spec.heldout_every_steps == 0)
+            heldout = last or self.step % spec.heldout_every_steps == 0
+            if heldout or self.step % spec.log_every_steps == 0:
+                self._log(metrics, heldout=heldout)
             if last or self.step % spec.checkpoint_every_steps == 0:
                 self.save()
 
@@ -171,7 +180,7 @@ class Trainer:
 
     def _check_finite(self) -> None:
         for member in self.members:
-            if not bool(member.all_finite):
+            if not member.check():
                 kept = checkpoint.existing(self.directory)
                 raise RunFailedError(
                     f"the loss of '{member.name}' is no longer finite at step {self.step}; "
@@ -206,7 +215,9 @@ class Trainer:
                 target = self.target_scaling.apply(raw.target[rows].to(self.device))
                 seen.update(target, member.sae.decode(code), code.l0())
                 if seen.n_tokens >= self.spec.heldout_tokens:
-                    return seen.result()
+                    break
+            if seen.n_tokens >= self.spec.heldout_tokens:
+                break
         return {name: value for name, value in seen.result().items() if math.isfinite(value)}
 
     def save(self) -> None:
@@ -218,7 +229,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         return {
             "precision": [m.sae.coder.precision for m in self.members],
-            "threads": torch.get_num_threads(),
+            "store": self.store.manifest["content_sha256"],
             "loader": self.loader.state_dict(),
             "seconds": self.clock.seconds,
             "tokens": self.clock.tokens,

@@ -220,6 +220,13 @@ def test_only_one_process_writes(lm, tiny_text_file, tmp_path):
             capture(lm, DataSpec(str(tiny_text_file)), WINDOWS, MaskSpec(), spec(tmp_path / "s"))
 
 
+def test_a_directory_with_other_files_is_not_touched(lm, tiny_text_file, tmp_path):
+    (tmp_path / "thesis.tmp-1").write_text("precious")
+    with pytest.raises(SaelabError, match=r"files that are not an activation store's(.|\n)*new directory"):
+        capture(lm, DataSpec(str(tiny_text_file)), WINDOWS, MaskSpec(), spec(tmp_path))
+    assert (tmp_path / "thesis.tmp-1").read_text() == "precious"
+
+
 def test_default_directory_is_named_by_content(own_cache):
     place = store_directory(spec("x", dir=None), {"a": 1})
     assert place.parent == own_cache / "activations"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,3 +260,24 @@ def test_shipped_configs_are_good_and_found_by_name(saelab):
         done = saelab("config", "validate", name)
         assert done.returncode == 0, done.stderr
     refused(saelab("config", "validate", "demmo"), "there is no config 'demmo'", "did you mean 'demo'")
+
+
+@pytest.mark.slow
+def test_a_model_from_the_hubs_cache_is_found_by_its_id(saelab, config_text, tmp_path, tiny_model_dir):
+    """The hub's own layout on disk, as a download leaves it; offline, so nothing else can be read."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hf" / "hub" / "models--someone--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(tiny_model_dir, repository / "snapshots" / commit)
+    Path("tiny.yaml").write_text(config_text().replace(str(tiny_model_dir), "someone/tiny"))
+    done = process("run", "tiny.yaml", env=os.environ | {"HF_HOME": str(tmp_path / "hf")})
+    assert done.returncode == 0, done.stderr
+    identity = json.loads((tmp_path / "runs" / "tiny" / "sae" / "config.json").read_text())["provenance"]["model"]
+    assert identity.pop("tokenizer")
+    assert identity == {"name": "someone/tiny", "content": f"commit {commit}", "dtype": "float32"}
+    refused(
+        process("run", "tiny.yaml", "-o", "model.name=someone/else", "-o", "name=other"),
+        "model.name: someone/else: this model cannot be loaded",
+        "saelab assets fetch",
+    )

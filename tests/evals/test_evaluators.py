@@ -127,6 +127,15 @@ def test_eval_json_has_its_schema_and_keeps_what_is_measured(subject, tmp_path):
         report=lambda name, done, total: calls.append(name),
     )
     assert set(calls) == {"density"}
+    defaults = evaluate(subject(identity_sae()), {"density": {}}, config_sha256="abc", write_to=path)
+    assert defaults["evaluations"]["density"]["settings"] == {"max_tokens": None}
+    before = subject(identity_sae())
+    before.store.manifest["content_sha256"] = "made of something else"
+    changed = evaluate(
+        before, {"density": {}}, config_sha256="abc", write_to=path, report=lambda *_: calls.append("again")
+    )
+    assert "again" in calls
+    assert changed["store_sha256"] == "made of something else"
     other = evaluate(subject(identity_sae(0.5)), {"density": {"max_tokens": 60}}, config_sha256="abc", write_to=path)
     assert set(other["evaluations"]) == {"density"}
 

@@ -245,6 +245,15 @@ def test_a_path_that_does_not_exist(tmp_path: Path):
         )
 
 
+def test_a_long_text_file_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path):
+    paragraphs = [f"paragraph {i} " * 100 for i in range(30)]
+    (tmp_path / "book.txt").write_text("\n\n".join(paragraphs))
+    found = [document.text for document in documents(DataSpec(str(tmp_path / "book.txt")))]
+    assert "\n\n".join(found) == "\n\n".join(paragraphs)
+    assert all(len(text) >= 4000 for text in found[:-1])
+    assert len(found) > 5
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
 def test_an_empty_file(tmp_path: Path, name: str):
     (tmp_path / name).touch()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from saelab.errors import SaelabError
@@ -51,8 +52,9 @@ def test_capture_stops_after_the_last_hook(lm, tokens, monkeypatch):
 def test_unknown_and_unfit_hooks(lm):
     with pytest.raises(SaelabError, match=r"unknown hook 'blocks.1.hook_resid_pots'(.|\n)*'blocks.1.hook_resid_post'"):
         lm.hook("blocks.1.hook_resid_pots")
-    with pytest.raises(SaelabError, match="does not carry one activation per token"):
-        lm.hook("blocks.1.attn.hook_pattern")
+    for name in ("blocks.1.attn.hook_pattern", "blocks.1.attn.hook_cos"):
+        with pytest.raises(SaelabError, match="does not carry one activation per token"):
+            lm.hook(name)
 
 
 def test_replacing_an_activation_by_itself_changes_nothing(lm, tokens):
@@ -125,6 +127,14 @@ def test_models_that_cannot_be_loaded(tmp_path):
         SaelabError, match=r"model.name: no-such/model: this model cannot be loaded(.|\n)*local directory"
     ):
         load(ModelSpec("no-such/model"))
+    broken = tiny_model(tmp_path / "broken")
+    tensors = {k: v.clone() for k, v in load_file(broken / "model.safetensors").items() if "down_proj" not in k}
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SaelabError, match=r"its weights lack .*down_proj"):
+        load(ModelSpec(str(broken), device="cpu"))
+    (broken / "model.safetensors").write_bytes(b"")
+    with pytest.raises(SaelabError, match="this model cannot be loaded"):
+        load(ModelSpec(str(broken), device="cpu"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(SaelabError, match="this model cannot be loaded"):
         load(ModelSpec(str(tmp_path / "empty")))
@@ -137,8 +147,9 @@ def test_auto_follows_the_machine(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     assert resolve_dtype("auto", cpu) == torch.float32
     assert resolve_dtype("float16", cpu) == torch.float16
-    with pytest.raises(SaelabError, match="unknown device 'tpu9'"):
-        resolve_device("tpu9")
+    for device in ("tpu9", "meta"):
+        with pytest.raises(SaelabError, match=f"device '{device}' cannot be used here"):
+            resolve_device(device)
 
 
 def test_identity_depends_on_content_not_on_place(tmp_path, lm, tiny_model_dir):
@@ -147,5 +158,8 @@ def test_identity_depends_on_content_not_on_place(tmp_path, lm, tiny_model_dir):
     elsewhere = tmp_path / tiny_model_dir.name
     shutil.copytree(tiny_model_dir, elsewhere)
     assert load(ModelSpec(str(elsewhere), dtype="float32", device="cpu")).identity == lm.identity
+    text = (elsewhere / "tokenizer.json").read_text()
+    (elsewhere / "tokenizer.json").write_text(text.replace('"a": 68', '"a": 69').replace('"b": 69', '"b": 68'))
+    assert load(ModelSpec(str(elsewhere), dtype="float32", device="cpu")).identity != lm.identity
     other = tiny_model(tmp_path / "other" / tiny_model_dir.name, seed=1)
     assert load(ModelSpec(str(other), dtype="float32", device="cpu")).identity != lm.identity

@@ -64,6 +64,11 @@ def test_without_bos_contexts_are_plain_slices():
     assert found == [[97, 98, 99, 100], [101, 102, 103, 104]]
 
 
+def test_a_document_that_ends_on_a_cut_leaves_no_second_bos():
+    spec = WindowSpec(context_length=3, heldout_frac=1e-9)
+    assert [w.tokens.tolist() for w in cut(["ab", "cdef"], spec)] == [[0, 97, 98], [0, 99, 100], [0, 101, 102]]
+
+
 def test_long_documents_are_cut_where_asked():
     spec = WindowSpec(context_length=4, packing="per_document", max_document_tokens=5, heldout_frac=1e-9)
     found = [w.tokens.tolist() for w in cut(["abcdefghij", "xy"], spec)]

@@ -115,11 +115,45 @@ def test_folding_two_scalings_for_a_transcoder():
     torch.testing.assert_close(sae.inference(source, target)(raw), expected, rtol=1e-10, atol=1e-10)
 
 
+def test_another_target_needs_an_encoder_that_does_not_subtract_the_output_bias():
+    with pytest.raises(SaelabError, match="cannot have another target"):
+        make("topk").inference(Scaling(torch.zeros(16), 1.0), Scaling(torch.zeros(16), 2.0))
+
+
+def test_the_fingerprint_covers_settings_and_form():
+    four, eight = make("topk", k=4), make("topk", k=8)
+    assert torch.equal(four.W_dec, eight.W_dec)
+    assert len({four.sha256(), eight.sha256(), four.inference().sha256()}) == 3
+
+
+def test_a_rule_that_looks_at_the_whole_batch_gets_the_whole_batch(monkeypatch):
+    sae = make("topk").inference()
+    seen = []
+    real = sae.coder.encode
+    monkeypatch.setattr(sae.coder, "encode", lambda x: seen.append(len(x)) or real(x))
+    sae.encode(torch.randn(5000, 16))
+    assert seen == [2048, 2048, 904]
+    monkeypatch.setattr(sae.coder.rule, "per_token", False)
+    sae.encode(torch.randn(5000, 16))
+    assert seen[3:] == [5000]
+
+
+def test_two_threads_may_share_an_sae():
+    from concurrent.futures import ThreadPoolExecutor
+
+    sae = make("topk", n_latents=2048).inference()
+    batches = [torch.randn(300, 16) for _ in range(24)]
+    expected = [sae(x) for x in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for found, wanted in zip(pool.map(sae, batches), expected, strict=True):
+            assert torch.equal(found, wanted)
+
+
 def test_folding_twice_is_refused():
     sae = make("topk").inference()
     assert sae.inference() is sae
     with pytest.raises(SaelabError, match="already is in inference form"):
-        sae.inference(Scaling.identity(16))
+        sae.inference(Scaling(torch.zeros(16), 1.0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -161,7 +195,7 @@ def test_long_inputs_are_encoded_in_parts_without_a_trace():
         sae = make(kind)
         with torch.no_grad():
             parts = sae.encode(x)
-        whole = sae.encode(x)
+        whole = sae.encode(x)  # with a gradient, in one piece
         assert parts.support.width == whole.support.width
         torch.testing.assert_close(parts.to_dense(), whole.to_dense().detach())
 
@@ -234,6 +268,11 @@ def _tensor(name, value):
         (_edit("kind", "topkk"), "unknown SAE variant 'topkk'(.|\n)*did you mean 'topk'"),
         (_edit("settings", {"k": 999, "n_latents": 64}), "k = 999 is more than n_latents = 64"),
         (_edit("settings", {"surprise": 1}), "not an SAE this saelab can build"),
+        (_edit("d_in", "16"), "d_in should be int, found '16'"),
+        (_edit("d_in", -3), "d_in -3 and d_out 16 are no widths"),
+        (_edit("d_out", 5), "d_out is 5, this variant's is 16"),
+        (_edit("provenance", 3), "provenance should be dict, found 3"),
+        (_edit("settings", {"n_latents": 2**62}), "not an SAE this saelab can build"),
         (_edit("form", "frozen"), "form is 'training' or 'inference', not 'frozen'"),
         (_tensor("coder.b_enc", None), "the tensor coder.b_enc is missing"),
         (_tensor("extra", torch.zeros(1)), "there is a tensor extra"),

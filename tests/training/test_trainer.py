@@ -130,6 +130,11 @@ def test_damaged_checkpoints_are_refused(store, tmp_path):
         SaelabError, match=r"this checkpoint does not fit: coder\.W_enc has shape \[128, 32\], expected \[64, 32\]"
     ):
         Trainer([member(spec(), n_latents=64)], store, HOOK, directory=tmp_path).resume()
+    state = json.loads((newest / "state.json").read_text())
+    del state["state"]["loader"]
+    (newest / "state.json").write_text(json.dumps(state))
+    with pytest.raises(SaelabError, match=r"state\.json is not complete"):
+        Trainer([member(spec())], store, HOOK, directory=tmp_path).resume()
     (newest / "state.json").write_text("{")
     with pytest.raises(SaelabError, match="this checkpoint is damaged"):
         Trainer([member(spec())], store, HOOK, directory=tmp_path).resume()
@@ -137,8 +142,9 @@ def test_damaged_checkpoints_are_refused(store, tmp_path):
 
 def test_a_run_keeps_the_precision_it_was_begun_with(store, tmp_path):
     Trainer([member(spec(), precision="screened")], store, HOOK, directory=tmp_path).run()
-    with pytest.raises(SaelabError, match=r"set train.precision: screened"):
-        Trainer([member(spec())], store, HOOK, directory=tmp_path).resume()
+    m = member(spec())
+    Trainer([m], store, HOOK, directory=tmp_path).resume()
+    assert m.sae.coder.precision == "screened"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(store, tmp_path):
@@ -189,6 +195,54 @@ def test_projection_removes_what_renormalisation_would_undo():
     assert (m.sae.W_dec.grad * m.sae.W_dec).sum(1).abs().max() < 1e-5
 
 
+def test_moments_of_dead_latents_do_not_become_denormal():
+    s = spec(tokens=10**6)
+    m = member(s)
+    for number in range(1200):
+        for p in m.sae.parameters():
+            p.grad = torch.ones_like(p) if number == 0 else torch.zeros_like(p)
+        optimiser.step(m.sae, m.optimiser, s, number, unit_norm=False)
+        if number % 50 == 0:
+            for state in m.optimiser.state.values():
+                moments = torch.cat([state["exp_avg"].flatten(), state["exp_avg_sq"].flatten()]).abs()
+                assert not bool(((moments > 0) & (moments < torch.finfo(torch.float32).tiny)).any())
+    assert not any(state["exp_avg"].any() for state in m.optimiser.state.values())
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(store, tmp_path):
+    m = member(spec(keep_checkpoints=1))
+    number_now = {"n": 0}
+    m.sae.W_dec.register_hook(lambda grad: grad * float("inf") if number_now["n"] == 59 else grad)
+    real = m.step
+
+    def step(batch: Batch, number: int):
+        number_now["n"] = number
+        return real(batch, number)
+
+    m.step = step
+    with pytest.raises(RunFailedError, match=r"at step 60.*step-00000030"):
+        Trainer([m], store, HOOK, directory=tmp_path).run()
+    kept = checkpoint.load_newest(tmp_path / "checkpoints")
+    assert kept is not None
+    assert all(torch.isfinite(value).all() for value in kept.tensors.values())
+
+
+def test_a_run_does_not_go_on_with_other_activations(store, tmp_path):
+    Trainer([member(spec())], store, HOOK, directory=tmp_path).run()
+    store.manifest["content_sha256"] = "made of something else"
+    with pytest.raises(SaelabError, match=r"begun on other activations(.|\n)*--fresh"):
+        Trainer([member(spec())], store, HOOK, directory=tmp_path).resume()
+
+
+def test_heldout_measurements_keep_their_own_rhythm(store, tmp_path):
+    (sink,) = open_sinks(WandbSpec(), tmp_path, name="x", config={})
+    s = spec(log_every_steps=10, heldout_every_steps=15)
+    Trainer([member(s)], store, HOOK, directory=tmp_path, sinks=[[sink]]).run()
+    sink.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "heldout/fvu" in line] == [15, 30, 45, 60, 75, 90, 100]
+
+
 def test_the_decoder_bias_starts_at_the_mean_of_what_training_sees(store, tmp_path):
     raw = member(spec(centre=False, scale=False))
     Trainer([raw], store, HOOK, directory=tmp_path)
@@ -208,8 +262,9 @@ def test_a_latent_is_dead_after_tokens_without_firing():
 
 
 def test_members_must_agree_on_the_stream(store, tmp_path):
-    with pytest.raises(SaelabError, match=r"share train\.tokens and train\.batch_tokens"):
-        Trainer([member(spec()), member(spec(batch_tokens=32))], store, HOOK, directory=tmp_path)
+    for change in ({"batch_tokens": 32}, {"seed": 3}, {"centre": False}):
+        with pytest.raises(SaelabError, match=rf"share train\.{next(iter(change))}"):
+            Trainer([member(spec()), member(spec(**change))], store, HOOK, directory=tmp_path)
 
 
 @pytest.mark.parametrize(

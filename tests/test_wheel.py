@@ -1,0 +1,22 @@
+"""What a built wheel holds."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_package_and_configs_and_nothing_else(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("saelab-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in ("saelab/__init__.py", "saelab/py.typed", "saelab/configs/demo.yaml", "saelab/configs/gpt2-small.yaml"):
+        assert name in names
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"saelab", next(top for top in tops if top.endswith(".dist-info"))}
