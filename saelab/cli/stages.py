@@ -174,8 +174,14 @@ class Run:
         config = self.config
         device = self.model.device
         torch.manual_seed(config.train.seed)
-        blueprint = build(config.sae.kind, store.width(config.sae_hook), config.sae.settings)
-        return Member(config.name, blueprint, config.train, precision=self._precision(), device=device)
+        try:
+            blueprint = build(config.sae.kind, store.width(config.sae_hook), config.sae.settings)
+            return Member(config.name, blueprint, config.train, precision=self._precision(), device=device)
+        except (MemoryError, RuntimeError) as error:  # torch says both when there is no room
+            reason = str(error).strip().splitlines()[0]
+            raise SaelabError(
+                f"this SAE does not fit on {device}: {reason}", where="sae", fix="lower n_latents"
+            ) from error
 
     def _precision(self) -> Precision:
         """What "auto" means here, for a run that begins; a resumed one keeps what it was begun with."""

@@ -39,8 +39,8 @@ class OneStep(nn.Module):
 
     def __init__(self, d_model: int, n_latents: int, rule: SelectionRule, *, centred: bool):
         super().__init__()
-        if n_latents < 1:
-            raise SettingError("n_latents", f"n_latents must be at least 1, not {n_latents}")
+        if not 1 <= n_latents < 2**31:  # latents are int32
+            raise SettingError("n_latents", f"n_latents must be at least 1 and below 2^31, not {n_latents}")
         rule.check(n_latents)
         self.W_enc = nn.Parameter(torch.empty(n_latents, d_model))
         self.b_enc = nn.Parameter(torch.zeros(n_latents))

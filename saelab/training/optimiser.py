@@ -44,8 +44,8 @@ def renormalise_decoder(sae: SAE) -> None:
 def drop_vanishing_moments(optimiser: torch.optim.Adam) -> None:
     """Set moments far below any effect (Adam's eps is 1e-8) to 0.
 
-    A dead latent's moments halve every few steps and after some hundred steps are denormal numbers, on
-    which a CPU is a hundred times slower: measured, the whole step becomes five times slower.
+    A dead latent's moments halve every few steps and become denormal numbers, on which a CPU is many
+    times slower: half the latents in that state added 50 to 80 ms to a step of 28 ms (8,192 x 576).
     """
     for state in optimiser.state.values():
         for moment in (state["exp_avg"], state["exp_avg_sq"]):

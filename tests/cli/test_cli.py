@@ -281,3 +281,82 @@ def test_a_model_from_the_hubs_cache_is_found_by_its_id(saelab, config_text, tmp
         "model.name: someone/else: this model cannot be loaded",
         "saelab assets fetch",
     )
+
+
+@pytest.mark.slow
+def test_a_directory_that_is_not_a_runs_is_left_alone(saelab, config_text, tmp_path):
+    Path("tiny.yaml").write_text(config_text())
+    mine = tmp_path / "mine" / "checkpoints" / "my-model.pt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("precious")
+    (tmp_path / "mine" / "config.yaml").write_text("my: own")
+    for fresh in ([], ["--fresh"]):
+        done = saelab("run", "tiny.yaml", "-o", "name=mine", "-o", "runs_dir=.", *fresh)
+        refused(done, "files that are not a run's", "-o name=")
+    assert mine.read_text() == "precious"
+    assert (tmp_path / "mine" / "config.yaml").read_text() == "my: own"
+
+
+@pytest.mark.slow
+def test_a_trained_run_stays_what_it_is(saelab, config_text, tmp_path, monkeypatch):
+    odd = tmp_path / "a #2: b"
+    odd.mkdir()
+    monkeypatch.chdir(odd)
+    Path("tiny.yaml").write_text(config_text(extra="# a comment\n"))
+    assert saelab("run", "tiny.yaml").returncode == 0
+    refused(saelab("eval", "runs/tiny", "-o", "windows.heldout_frac=0.7"), "only eval.* can be overridden here")
+    first = json.loads(saelab("eval", "runs/tiny", "--json").stdout)
+    again = json.loads(saelab("eval", "runs/tiny", "--json", "--again", "-o", "eval={density: {}}").stdout)
+    assert set(again["evaluations"]) == {"reconstruction", "density", "downstream"}
+    assert again["evaluations"]["reconstruction"] == first["evaluations"]["reconstruction"]
+    assert again["config_sha256"] == json.loads(Path("runs/tiny/summary.json").read_text())["config_sha256"]
+    assert sorted(path.name for path in odd.iterdir()) == ["runs", "tiny.yaml"]
+
+    # Where things go and what is logged does not make another run of it.
+    assert saelab("run", "tiny.yaml", "-o", "train.log_every_steps=50", "-o", "train.wandb.project=x").returncode == 0
+    (Path("runs") / "tiny" / "config.yaml").unlink()
+    refused(saelab("run", "tiny.yaml"), "a run without its config.yaml")
+
+
+@pytest.mark.slow
+def test_weights_that_diverge_in_the_last_step_are_not_published(saelab, config_text, tmp_path):
+    Path("tiny.yaml").write_text(config_text())
+    wild = ("-o", "train.tokens=128", "-o", "train.warmup_steps=0", "-o", "train.decay_frac=0.0", "-o", "train.lr=1e38")
+    refused(saelab("run", "tiny.yaml", *wild), "is no longer finite", "lower train.lr", code=1)
+    assert not (tmp_path / "runs" / "tiny" / "sae").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupt_says_that_nothing_is_lost(config_text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(config_text())
+    command = [*SAELAB, "run", "tiny.yaml", "-o", "train.tokens=12800000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        deadline = time.monotonic() + 100
+        while p.poll() is None and time.monotonic() < deadline and not list(tmp_path.glob("runs/*/checkpoints/step-*")):
+            time.sleep(0.05)
+        p.send_signal(signal.SIGINT)
+        _, stderr = p.communicate(timeout=60)
+    assert p.returncode == 130
+    assert "the same command goes on from the last checkpoint" in stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "texts"),
+    [
+        ("train.seed=-1", ["a seed lies between 0 and", "-1"]),
+        ("activations.seed=-1", ["a seed lies between 0 and"]),
+        ("eval.downstream.seed=-1", ["a seed lies between 0 and"]),
+        ("eval.reconstruction.max_tokens=-5", ["must be at least 1, found -5"]),
+        ("train.batch_tokens=1", ["must be at least 2, found 1"]),
+        ("sae.aux_coefficient=-1.0", ["aux_coefficient", "must not be negative"]),
+        ("sae.n_latents=1000000000000000000", ["sae"]),
+        ("name=" + "x" * 300, ["up to 100 letters"]),
+    ],
+)
+def test_odd_settings_are_refused_before_anything_runs(saelab, config_text, override, texts):
+    Path("tiny.yaml").write_text(config_text())
+    done = saelab("config", "validate", "tiny.yaml", "-o", override)
+    refused(done)
+    for text in texts:
+        assert text in done.stderr, done.stderr

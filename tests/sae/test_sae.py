@@ -302,7 +302,7 @@ def test_no_directory_at_all(tmp_path):
     [
         ("topk", {"k": 65, "n_latents": 64}, "k = 65 is more than n_latents = 64"),
         ("abs_topk", {"k": 0}, "k must be at least 1, not 0"),
-        ("topk", {"n_latents": 0}, "n_latents must be at least 1"),
+        ("topk", {"n_latents": 0}, r"n_latents must be at least 1 and below 2\^31, not 0"),
         ("topk", {"aux_k": 0}, "aux_k must be at least 1"),
         ("relu", {"l1": -1.0}, "l1 must not be negative"),
         ("relu", {"l1_warmup_frac": 2.0}, "a fraction lies between 0 and 1"),
