@@ -400,15 +400,18 @@ class _Writer:
             },
         )
 
-    def _masked_tokens(self) -> dict[str, int]:
-        """How many real tokens the mask left out, by split."""
-        out: dict[str, int] = {}
+    def _masked_tokens(self) -> dict[str, dict[str, int]]:
+        """How many real tokens the mask left out, by split: for what they are, and for their norm."""
+        out: dict[str, dict[str, int]] = {}
         for split in SPLITS:
             shards = [shard for shard in self.shards if shard.split == split]
-            real = sum(
-                int(files.read_tensors(self.directory / shard.contexts)["length"].sum())
-                for shard in shards
-                if shard.last
-            )
-            out[split] = real - sum(shard.n_tokens for shard in shards)
+            real = allowed = 0
+            for shard in shards:
+                if shard.last:
+                    contexts = files.read_tensors(self.directory / shard.contexts)
+                    here = torch.arange(self.context_length) < contexts["length"][:, None]
+                    real += int(here.sum())
+                    allowed += int((here & self.mask.keep_tokens(contexts["tokens"])).sum())
+            kept = sum(shard.n_tokens for shard in shards)
+            out[split] = {"position_or_special": real - allowed, "norm": allowed - kept}
         return out

@@ -108,6 +108,9 @@ class Run:
             f"cache      {splits['train']:,} training and {splits['heldout']:,} held-out tokens at "
             f"{', '.join(store.hooks)} in {self.seconds['cache']:.0f} s -> {store.directory}"
         )
+        if config.mask.max_norm_ratio is not None:
+            hits = sum(counts["norm"] for counts in store.manifest["masked_tokens"].values())
+            self.reporter.say(f"mask       the norm filter left out {hits:,} tokens")
         if splits["train"] < config.activations.tokens:
             self.reporter.say(
                 f"note       the text held fewer tokens than activations.tokens = {config.activations.tokens:,}"

@@ -199,9 +199,13 @@ def test_activations_that_are_not_finite_are_refused(lm, tiny_text_file, tmp_pat
 def test_the_norm_filter_is_fixed_once_counted_and_survives_a_restart(lm, tiny_text_file, tmp_path):
     mask = MaskSpec(max_norm_ratio=1.02)
     made = capture(lm, DataSpec(str(tiny_text_file)), WINDOWS, mask, spec(tmp_path / "a", hooks=(HOOK,)))
+    by_token = Mask.of(MaskSpec(), lm.tokenizer)
     limit = made.mask.norm_limits[HOOK]
     assert rows_of(made, "train")[HOOK].norm(dim=1).max() <= limit
-    assert made.manifest["masked_tokens"]["train"] > 0
+    counts = made.manifest["masked_tokens"]["train"]
+    unfiltered = sum(int(by_token.keep_tokens(part.tokens).sum()) for part in made.contexts("train"))
+    assert counts["norm"] == unfiltered - made.n_tokens("train") > 0
+    assert counts["position_or_special"] == sum(part.tokens.numel() for part in made.contexts("train")) - unfiltered
     before = files_of(made.directory)
     (made.directory / "manifest.json").unlink()
     kept = (made.directory / "shards.jsonl").read_text().splitlines()[:2]
