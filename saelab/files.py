@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -113,6 +114,23 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             fsync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def only_process(lock: Path, busy: SaelabError) -> Iterator[None]:
+    """Hold `lock` while inside; the kernel drops it however this process ends.
+
+    Raises:
+        SaelabError: `busy`, where another process holds it; or it cannot be written.
+    """
+    with writing(lock):
+        file = lock.open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise busy from error
+        yield
 
 
 def sweep_temporaries(directory: Path) -> None:

@@ -6,11 +6,9 @@ being written is made again from the same contexts with the same shuffle, so the
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -110,23 +108,12 @@ def capture(
         )
     with files.writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    with _only_writer(directory):
+    with files.only_process(
+        directory / ".lock", SaelabError("another process is writing this store", where=str(directory))
+    ):
         writer = _Writer(directory, lm, hooks, mask, spec, made_of, window.context_length, report)
         writer.run(windows(corpus.documents(data), lm.tokenizer, window))
     return Store(directory)
-
-
-@contextmanager
-def _only_writer(directory: Path) -> Iterator[None]:
-    """Refuse a second process; the kernel drops the lock however this one ends."""
-    with files.writing(directory / ".lock"):
-        lock = (directory / ".lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SaelabError("another process is writing this store", where=str(directory)) from error
-        yield
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
@@ -182,7 +169,8 @@ class _Writer:
     def _complete_windows(self) -> list[Shard]:
         """The shards of windows that were finished; the index is cut back to them."""
         path = self.directory / INDEX
-        if not path.exists() and any(p.name != ".lock" for p in self.directory.iterdir()):
+        begun = {".lock", *(p.name for p in self.directory.glob(f"{INDEX}.tmp-*"))}  # killed at its first line
+        if not path.exists() and any(p.name not in begun for p in self.directory.iterdir()):
             raise SaelabError(
                 "this directory holds files that are not an activation store's",
                 where=str(self.directory),

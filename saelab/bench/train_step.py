@@ -22,8 +22,8 @@ from torch.nn.functional import embedding_bag
 
 from saelab.activations.loader import Batch
 from saelab.lm.model import low_precision_pays
-from saelab.sae import build
 from saelab.sae.coders import Precision
+from saelab.sae.variants import topk
 from saelab.training import Member, TrainSpec
 
 
@@ -88,7 +88,7 @@ def pieces(shape: Shape, precision: Precision) -> dict[str, Callable[[], object]
 def whole_step(shape: Shape, precision: Precision) -> Callable[[], object]:
     """saelab's own step: everything the trainer does with a batch, metrics and tracker included."""
     torch.manual_seed(0)
-    blueprint = build("topk", shape.d_model, {"n_latents": shape.n_latents, "k": shape.k})
+    blueprint = topk(shape.d_model, n_latents=shape.n_latents, k=shape.k)
     spec = TrainSpec(tokens=10**9, batch_tokens=shape.batch_tokens)
     member = Member("bench", blueprint, spec, precision=precision, device=torch.device("cpu"))
     x = torch.randn(shape.batch_tokens, shape.d_model)

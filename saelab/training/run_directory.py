@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saelab.errors import SaelabError
-from saelab.files import sweep_temporaries, write_text, writing
+from saelab.files import only_process, sweep_temporaries, write_text, writing
 from saelab.training.sinks import WANDB_ID
 
 _MARKER = ".lock"
@@ -81,14 +80,10 @@ class RunDirectory:
             )
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / _MARKER).open("w")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise SaelabError(
-                    "another process is working on this run", where=str(self.path), fix="wait for it, or stop it"
-                ) from error
+        busy = SaelabError(
+            "another process is working on this run", where=str(self.path), fix="wait for it, or stop it"
+        )
+        with only_process(self.path / _MARKER, busy):
             sweep_temporaries(self.path)
             yield
 

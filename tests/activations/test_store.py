@@ -231,6 +231,14 @@ def test_a_directory_with_other_files_is_not_touched(lm, tiny_text_file, tmp_pat
     assert (tmp_path / "thesis.tmp-1").read_text() == "precious"
 
 
+def test_killed_at_the_first_line_of_the_index_it_still_begins(store, lm, tiny_text_file, tmp_path):
+    place = tmp_path / "again"
+    place.mkdir()
+    (place / "shards.jsonl.tmp-0badcafe").write_text('{"content')
+    capture(lm, DataSpec(str(tiny_text_file)), WINDOWS, MaskSpec(), spec(place))
+    assert files_of(place) == files_of(store.directory)
+
+
 def test_default_directory_is_named_by_content(own_cache):
     place = store_directory(spec("x", dir=None), {"a": 1})
     assert place.parent == own_cache / "activations"
