@@ -5,8 +5,8 @@ The order is a pure function of the seed, so the state of a loader is one number
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,10 +27,12 @@ class Batch:
     Attributes:
         input: `[tok, d_in]`.
         target: `[tok, d_out]`; the same tensor for an autoencoder.
+        side: what stands beside them, by name, a row a token: `loss_grad` `[tok, d_in]`.
     """
 
     input: Tensor
     target: Tensor
+    side: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -62,6 +64,7 @@ class Loader:
         target_hook: str | None = None,
         mix_shards: int = 4,
         seed: int = 0,
+        side: Collection[str] = (),
     ):
         self.store, self.hook, self.target_hook = store, hook, target_hook
         self.batch_tokens, self.mix_shards, self.seed = batch_tokens, mix_shards, seed
@@ -129,7 +132,9 @@ class Loader:
         return self._block
 
 
-def stored(store: Store, split: Split, hook: str, *, target_hook: str | None = None) -> Iterator[Batch]:
+def stored(
+    store: Store, split: Split, hook: str, *, target_hook: str | None = None, side: Collection[str] = ()
+) -> Iterator[Batch]:
     """A split once, shard by shard in stored order."""
     for shard in store.of(split):
         tensors = store.read(shard)

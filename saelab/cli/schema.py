@@ -28,7 +28,8 @@ def check_variant(choice: Choice) -> None:
     from saelab.objectives import Objective
 
     with torch.device("meta"):
-        Objective(variants.build(choice.kind, _PROBE_WIDTH, choice.settings).losses)
+        blueprint = variants.build(choice.kind, _PROBE_WIDTH, choice.settings)
+        Objective(blueprint.losses, blueprint.sae.coder)
 
 
 @dataclass(frozen=True)

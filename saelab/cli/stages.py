@@ -139,7 +139,7 @@ class Run:
         finally:
             for sink in sinks:
                 sink.close()
-        sae = member.sae.inference(trainer.scaling).cpu()
+        sae = trainer.deploy(member).cpu()
         sae.identity.provenance = self._provenance(store)
         self.seconds["train"] = time.perf_counter() - started
         self._write_summary(trainer, member, sae)

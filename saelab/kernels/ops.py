@@ -96,9 +96,20 @@ class _LatentSum(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):
-        support: Support = ctx.support
-        spare = grad.new_zeros(support.latents.numel() - support.nnz)
-        return torch.cat([grad[support.latents[: support.nnz].long()], spare]), None
+        return spread(grad, ctx.support), None
+
+
+class _Spread(Function):
+    @staticmethod
+    def forward(ctx: Any, per_latent: Tensor, support: Support) -> Tensor:
+        ctx.support = support
+        out = per_latent.new_zeros(support.latents.numel())
+        out[: support.nnz] = per_latent[support.latents[: support.nnz].long()]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):
+        return latent_sum(grad, ctx.support), None
 
 
 def gather(values: Tensor, support: Support, weight: Tensor) -> Tensor:
@@ -124,6 +135,11 @@ def transposed_scatter(values: Tensor, support: Support, rows: Tensor) -> Tensor
 def latent_sum(values: Tensor, support: Support) -> Tensor:
     """`out[f] = sum of values[b,j] where latents[b,j] = f`: `[entries]` -> `[lat]`."""
     return _LatentSum.apply(values, support)  # type: ignore[no-any-return]
+
+
+def spread(per_latent: Tensor, support: Support) -> Tensor:
+    """`out[b,j] = per_latent[latents[b,j]]`: `[lat]` -> `[entries]`; the transpose of `latent_sum`."""
+    return _Spread.apply(per_latent, support)  # type: ignore[no-any-return]
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

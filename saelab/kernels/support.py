@@ -39,10 +39,18 @@ class Support:
     def from_mask(cls, mask: Tensor) -> Support:
         """From a `[tok, lat]` boolean mask; latents ascend inside a row."""
         rows, latents = mask.nonzero(as_tuple=True)
-        counts = torch.bincount(rows, minlength=mask.shape[0])
-        offsets = torch.zeros(mask.shape[0] + 1, dtype=torch.int32, device=mask.device)
-        offsets[1:] = counts.cumsum(0)
-        return cls(latents.to(torch.int32), offsets, mask.shape[1])
+        return cls.from_entries(rows, latents, *mask.shape)
+
+    @classmethod
+    def from_entries(cls, rows: Tensor, latents: Tensor, n_tokens: int, n_latents: int) -> Support:
+        """From the rows `[nnz]`, ascending, and the latents `[nnz]` of the entries."""
+        offsets = torch.zeros(n_tokens + 1, dtype=torch.int32, device=rows.device)
+        offsets[1:] = torch.bincount(rows, minlength=n_tokens).cumsum(0)
+        return cls(latents.to(torch.int32), offsets, n_latents)
+
+    def keep(self, mask: Tensor) -> Support:
+        """The entries where `mask` `[nnz]` holds, in the same order."""
+        return Support.from_entries(self.rows[mask], self.latents[: self.nnz][mask], self.n_tokens, self.n_latents)
 
     @property
     def n_tokens(self) -> int:

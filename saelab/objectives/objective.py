@@ -1,39 +1,81 @@
-"""An objective: loss terms with their weights and warm-ups, summed."""
+"""An objective: loss terms with their weights, warm-ups and L0 controllers, summed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from saelab.errors import SettingError
 from saelab.objectives.terms import TERMS, Pass, Term
+from saelab.sae.coders import Coder
 from saelab.sae.variants import LossTerm
 
-
-def weight(term: LossTerm, progress: float) -> float:
-    """A term's weight after the fraction `progress` of training."""
-    ramp = min(1.0, progress / term.warmup_frac) if term.warmup_frac > 0 else 1.0
-    return term.coefficient * ramp
+_CONTROL_RATE = 0.02
+"""Change of a controlled weight's logarithm per step and relative error of L0, which is clipped to 1."""
+_LARGEST_LOG_GAIN = 12.0
 
 
-class Objective:
-    """The weighted sum of a variant's loss terms."""
+def ramp(term: LossTerm, progress: float) -> float:
+    """The share of a term's weight after the fraction `progress` of training."""
+    return min(1.0, progress / term.warmup_frac) if term.warmup_frac > 0 else 1.0
 
-    def __init__(self, losses: Sequence[LossTerm]):
-        self.parts: list[tuple[LossTerm, Term]] = [(loss, TERMS[loss.kind](**loss.settings)) for loss in losses]
+
+class Objective(nn.Module):
+    """The weighted sum of a variant's loss terms.
+
+    A term with a `target_l0` has a controller: its weight rises while more latents are active than wanted
+    and falls while fewer are (integral control on its logarithm). Controllers and what terms remember are
+    buffers, so that a resumed run goes on as it was.
+
+    Raises:
+        SettingError: a term asks for a channel that the coder does not provide.
+    """
+
+    log_gain: Tensor
+
+    def __init__(self, losses: Sequence[LossTerm], coder: Coder):
+        super().__init__()
+        self.losses = tuple(losses)
+        self.terms: Sequence[Term] = nn.ModuleList(TERMS[loss.kind](**loss.settings) for loss in losses)  # type: ignore[assignment]
+        for loss, term in zip(self.losses, self.terms, strict=True):
+            missing = sorted(term.requires - coder.provides)
+            if missing:
+                raise SettingError(
+                    "kind",
+                    f"the loss term '{loss.kind}' needs {', '.join(missing)}, which {type(coder).__name__} does not "
+                    f"provide ({', '.join(sorted(coder.provides)) or 'it provides nothing beside the code'})",
+                )
+            if loss.target_l0 is not None and loss.target_l0 <= 0:
+                raise SettingError("target_l0", f"must be positive, found {loss.target_l0}")
         kinds = [loss.kind for loss in losses]
         self.names = [
             f"{kind}_{kinds[:i].count(kind) + 1}" if kind in kinds[:i] else kind for i, kind in enumerate(kinds)
         ]
+        self.register_buffer("log_gain", torch.zeros(len(kinds)))
 
-    def __call__(self, p: Pass, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total, and each term's unweighted value by name (a second one of a kind gets a number).
+    def forward(self, p: Pass) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total, and each term's unweighted value by name (a second one of a kind gets a number)."""
+        values = [term(p) for term in self.terms]
+        weights = [loss.coefficient * ramp(loss, p.progress) for loss in self.losses]
+        gains = self.log_gain.exp().unbind()
+        parts = [
+            w * value if loss.target_l0 is None else w * gain * value
+            for loss, w, gain, value in zip(self.losses, weights, gains, values, strict=True)
+        ]
+        if torch.is_grad_enabled():
+            self._control(p)
+        return torch.stack(parts).sum(), {n: v.detach() for n, v in zip(self.names, values, strict=True)}
 
-        Args:
-            progress: fraction of training done, in [0, 1].
-        """
-        values = [term(p) for _, term in self.parts]
-        weights = [weight(loss, progress) for loss, _ in self.parts]
-        total = torch.stack([w * value for w, value in zip(weights, values, strict=True)]).sum()
-        return total, {name: value.detach() for name, value in zip(self.names, values, strict=True)}
+    @torch.no_grad()
+    def _control(self, p: Pass) -> None:
+        if all(loss.target_l0 is None for loss in self.losses):
+            return
+        l0 = p.code.active.sum() / p.n_tokens
+        for i, loss in enumerate(self.losses):
+            if loss.target_l0 is not None and p.progress >= loss.warmup_frac:
+                error = (l0 / loss.target_l0 - 1).clamp(-1, 1)
+                self.log_gain[i] = (self.log_gain[i] + _CONTROL_RATE * error).clamp(
+                    -_LARGEST_LOG_GAIN, _LARGEST_LOG_GAIN
+                )

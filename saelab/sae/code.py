@@ -1,13 +1,30 @@
-"""`SparseCode`: what an encoder says about each token, in CSR form."""
+"""What goes into a coder (`Seen`) and what comes out: a `SparseCode`, and what else losses may ask for (`Encoding`)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from saelab.kernels import Support
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A batch as a coder sees it.
+
+    Attributes:
+        x: `[tok, d_in]`, minus the decoder's bias where the coder asks for that.
+        W_dec: `[lat, d_out]`, the decoder's rows: tied coders encode with them, some rules rank by them.
+        side: what comes beside the activations, by name, one row a token: `loss_grad` `[tok, d_in]` is the
+            gradient of the language model's summed loss with respect to `x`.
+    """
+
+    x: Tensor
+    W_dec: Tensor
+    side: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,3 +92,22 @@ class SparseCode:
 
     def detach(self) -> SparseCode:
         return self.with_values(self.values.detach())
+
+    def between(self, start: int, stop: int) -> SparseCode:
+        """The entries of latents `start <= latent < stop`; latents keep their numbers."""
+        nnz = self.support.nnz
+        mask = (self.latents[:nnz] >= start) & (self.latents[:nnz] < stop)
+        return SparseCode(self.values[:nnz][mask], self.support.keep(mask))
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """A code, and what its coder provides beside it.
+
+    Attributes:
+        code: what is decoded.
+        channels: by the names in the coder's `provides`, differentiable; each coder says their shapes.
+    """
+
+    code: SparseCode
+    channels: Mapping[str, Tensor] = field(default_factory=dict)

@@ -2,7 +2,8 @@
 
 ```
 config.json          schema, saelab, kind, settings, d_in, d_out, form, provenance
-weights.safetensors  coder.W_enc [lat, d_in]  coder.b_enc [lat]  decoder.W_dec [lat, d_out]  decoder.b_dec [d_out]
+weights.safetensors  coder.W_enc [lat, d_in]  coder.b_enc [lat]  decoder.W_dec [lat, d_out]  decoder.b_dec [d_out],
+                     and what else the variant's coder and rule keep: coder.rule.threshold [] or [lat], ...
 ```
 Loading is strict: another schema, a missing, extra or misshapen tensor, or a value that is not finite
 is an error that says so. Nothing in either file is executed.
@@ -67,7 +68,7 @@ def load(directory: Path) -> SAE:
     tensors = read_tensors(directory / WEIGHTS)
     _check_weights(sae.state_dict(), tensors, directory / WEIGHTS)
     sae.load_state_dict(tensors, assign=True)
-    return sae.requires_grad_(identity.form == "training")
+    return sae if identity.form == "training" else sae.requires_grad_(False)
 
 
 def _identity(document: Any, path: Path) -> Identity:

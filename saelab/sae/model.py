@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from saelab.errors import SaelabError
 from saelab.kernels import Support, gather
-from saelab.sae.code import SparseCode
-from saelab.sae.coders import OneStep
+from saelab.sae.code import Seen, SparseCode
+from saelab.sae.coders import Coder
 
 _ENCODE_TOKENS = 2048
 """Tokens encoded at once where nothing asks for a gradient, so that memory does not grow with the input."""
@@ -75,7 +76,7 @@ class SAE(nn.Module):
     Build one with `saelab.sae.variants.build`, load one with `SAE.load`.
     """
 
-    def __init__(self, coder: OneStep, decoder: Decoder, identity: Identity):
+    def __init__(self, coder: Coder, decoder: Decoder, identity: Identity):
         super().__init__()
         self.coder = coder
         self.decoder = decoder
@@ -95,17 +96,34 @@ class SAE(nn.Module):
         """`[d_out]`."""
         return self.decoder.b_dec
 
-    def centre(self, x: Tensor) -> Tensor:
-        """What the coder sees of `[tok, d_in]`: minus the decoder's bias where the variant says so."""
-        return x - self.decoder.b_dec if self.coder.centred else x
+    def see(self, x: Tensor, side: Mapping[str, Tensor] | None = None) -> Seen:
+        """`[..., d_in]`, and what comes beside it, as the coder sees it.
 
-    def encode(self, x: Tensor) -> SparseCode:
-        """`[..., d_in]` -> the code of its tokens, flattened in order."""
-        x = self.centre(self._rows(x))
-        needs_gradient = torch.is_grad_enabled() and (x.requires_grad or self.coder.W_enc.requires_grad)
-        if needs_gradient or not self.coder.rule.per_token or x.shape[0] <= _ENCODE_TOKENS:
-            return self.coder.encode(x)
-        return concatenate([self.coder.encode(part) for part in x.split(_ENCODE_TOKENS)])
+        Raises:
+            SaelabError: another width, or something that the coder requires is not at the side.
+        """
+        x = self._rows(x)
+        side = {name: value.reshape(len(x), -1).to(x) for name, value in (side or {}).items()}
+        missing = self.coder.requires - side.keys()
+        if missing:
+            raise SaelabError(
+                f"this SAE encodes with {', '.join(sorted(missing))} beside the activations, and there is none",
+                where=f"SAE({self.identity.kind})",
+                fix="pass side={...}, or use its inference form",
+            )
+        return Seen(x - self.b_dec if self.coder.centred else x, self.W_dec, side)
+
+    def encode(self, x: Tensor, side: Mapping[str, Tensor] | None = None) -> SparseCode:
+        """`[..., d_in]` -> the code of its tokens, flattened in order.
+
+        In training form a variant may select over the whole batch, draw noise, or need a `side`.
+        """
+        seen = self.see(x, side)
+        needs_gradient = torch.is_grad_enabled() and (seen.x.requires_grad or self.W_dec.requires_grad)
+        if needs_gradient or not self.coder.per_token or seen.x.shape[0] <= _ENCODE_TOKENS:
+            return self.coder.encode(seen).code
+        starts = range(0, seen.x.shape[0], _ENCODE_TOKENS)
+        return concatenate([self.coder.encode(_part(seen, start)).code for start in starts])
 
     def decode(self, code: SparseCode) -> Tensor:
         """A code -> `[tok, d_out]`."""
@@ -129,16 +147,18 @@ class SAE(nn.Module):
     def inference(self, scaling: Scaling | None = None, target: Scaling | None = None) -> SAE:
         """The per-token form on raw activations: a copy with `scaling` folded in, codes in raw units.
 
-        Every rule is positively homogeneous, so `W_enc` stays as it is: `b_enc / c`, `b_dec / c + mean`,
-        and `b_enc - W_enc mean` where the encoder does not subtract `b_dec`. `W_dec` changes only where
-        a `target` (a transcoder's output) is scaled by another factor than the input.
+        Nearly every coder is positively homogeneous, so `W_enc` stays as it is: `b_enc / c`, thresholds
+        `/ c`, `b_dec / c + mean`, and `b_enc - W_enc mean` where the encoder does not subtract `b_dec`.
+        `W_dec` changes only where a `target` (a transcoder's output) is scaled by another factor than the
+        input, or where codes have no unit.
 
         Args:
             scaling: of the input; None where training saw raw activations.
             target: of the output; None where it is the input.
 
         Raises:
-            SaelabError: folded already; or a target for an SAE whose encoder subtracts the output's bias.
+            SaelabError: folded already; not calibrated where that is needed; or a target for an SAE whose
+                encoder subtracts the output's bias.
         """
         if self.identity.form == "inference":
             if scaling is not None or target is not None:
@@ -146,11 +166,21 @@ class SAE(nn.Module):
             return self
         folded = copy.deepcopy(self)
         folded.identity.form = "inference"
-        folded.coder.rule = folded.coder.rule.inference()
-        folded.coder.precision = "exact"
+        folded.coder = folded.coder.inference(folded.W_dec)
         if scaling is not None:
             _fold(folded, scaling, target)
-        return folded.requires_grad_(False)
+        return folded.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Set the thresholds of the inference form where selection depends on the batch.
+
+        Args:
+            x: `[tok, d_in]` training activations in training units, spread over the data; the more, the
+                better the thresholds of rare latents.
+        """
+        x = self._rows(x)
+        self.coder.calibrate(Seen(x - self.b_dec if self.coder.centred else x, self.W_dec))
 
     def sha256(self) -> str:
         """A fingerprint of weights, variant, settings and form: the key of annotations and indexes."""
@@ -159,7 +189,7 @@ class SAE(nn.Module):
         for name, value in sorted(self.state_dict().items()):
             array = value.detach().cpu().contiguous()
             digest.update(f"{name}:{array.dtype}:{tuple(array.shape)};".encode())
-            digest.update(array.view(torch.uint8).numpy().data)
+            digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def save(self, directory: Path | str) -> None:
@@ -188,13 +218,17 @@ def _fold(sae: SAE, scaling: Scaling, target: Scaling | None) -> None:
             where=f"SAE({sae.identity.kind})",
         )
     target = target or scaling
-    mean = scaling.mean.to(coder.W_enc)
-    coder.b_enc.div_(scaling.factor)
-    if not coder.centred:
-        coder.b_enc.sub_(coder.W_enc @ mean)
+    mean = scaling.mean.to(decoder.W_dec)
+    coder.fold(mean, scaling.factor)
     decoder.b_dec.div_(target.factor).add_(target.mean.to(decoder.b_dec))
-    if target.factor != scaling.factor:
-        decoder.W_dec.mul_(scaling.factor / target.factor)
+    carried = scaling.factor if coder.homogeneous else 1.0
+    if target.factor != carried:
+        decoder.W_dec.mul_(carried / target.factor)
+
+
+def _part(seen: Seen, start: int) -> Seen:
+    rows = slice(start, start + _ENCODE_TOKENS)
+    return Seen(seen.x[rows], seen.W_dec, {name: value[rows] for name, value in seen.side.items()})
 
 
 def concatenate(codes: list[SparseCode]) -> SparseCode:

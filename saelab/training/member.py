@@ -7,8 +7,9 @@ from torch import Tensor
 
 from saelab.activations.loader import Batch
 from saelab.objectives import Objective, Pass
-from saelab.sae import Blueprint
+from saelab.sae import Blueprint, SparseCode
 from saelab.sae.coders import Precision
+from saelab.sae.rules import Step
 from saelab.training import optimiser
 from saelab.training.spec import TrainSpec
 
@@ -30,6 +31,23 @@ class DeadTracker:
         return self.tokens_since > self.dead_after_tokens
 
 
+OUTLIER_NORM = 10.0
+"""An activation this many times longer than the batch's median is an outlier."""
+
+
+def outlier_share(x: Tensor, code: SparseCode) -> Tensor:
+    """The share of a batch's active entries that outlying tokens took: 0 where there is no such token.
+
+    `[tok, d]` and its code. Where a batch shares a budget, a few long activations can eat it (the mask's
+    `max_norm_ratio` keeps them out).
+    """
+    norms = x.norm(dim=1)
+    if len(norms) == 0:
+        return norms.new_zeros(())
+    l0 = code.l0()
+    return l0[norms > OUTLIER_NORM * norms.median()].sum() / l0.sum().clamp_min(1)
+
+
 class Member:
     """One of the N SAEs that a trainer steps on the same batches.
 
@@ -47,7 +65,7 @@ class Member:
         self.sae.coder.set_precision(precision)
         self.unit_norm = blueprint.unit_norm_decoder
         self.spec = spec
-        self.objective = Objective(blueprint.losses)
+        self.objective = Objective(blueprint.losses, self.sae.coder).to(device)
         self.optimiser = optimiser.adam(self.sae, spec)
         self.tracker = DeadTracker(self.sae.n_latents, spec.dead_after_tokens, device)
         self.all_finite = torch.ones((), dtype=torch.bool, device=device)
@@ -55,16 +73,17 @@ class Member:
     def step(self, batch: Batch, number: int) -> dict[str, Tensor]:
         """Learn from one batch in training units; returns 0-dimensional metrics, not yet waited for."""
         sae = self.sae
-        code = sae.encode(batch.input)
-        recon = sae.decode(code)
-        dead = self.tracker.dead
-        seen = Pass(sae, batch.input, batch.target, code, recon, dead)
-        total, losses = self.objective(seen, number / max(self.spec.steps, 1))
+        seen = sae.see(batch.input, batch.side)
+        encoding = sae.coder.encode(seen)
+        code, dead = encoding.code, self.tracker.dead
+        recon, progress = sae.decode(code), number / max(self.spec.steps, 1)
+        total, losses = self.objective(Pass(sae, seen, batch.target, encoding, recon, dead, progress))
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
         norm = optimiser.step(sae, self.optimiser, self.spec, number, unit_norm=self.unit_norm)
         with torch.no_grad():
             self.all_finite &= torch.isfinite(total) if norm is None else torch.isfinite(total) & torch.isfinite(norm)
+            sae.coder.adapt(Step((number + 1) / max(self.spec.steps, 1), code.detach()), sae.W_dec)
             firing = code.firing_counts()
             self.tracker.update(firing, batch.input.shape[0])
             metrics = {f"losses/{name}": value for name, value in losses.items()}
@@ -73,11 +92,13 @@ class Member:
             metrics["metrics/dead_latents"] = dead.sum()
             if norm is not None:
                 metrics["metrics/grad_norm"] = norm
+            if not sae.coder.per_token:
+                metrics["metrics/outlier_share"] = outlier_share(batch.input, code)
         return metrics
 
     def check(self) -> bool:
         """Whether every loss, gradient norm and weight so far is finite; waits for the device."""
-        weights = torch.stack([torch.isfinite(p).all() for p in self.sae.parameters()])
+        weights = torch.stack([torch.isfinite(value).all() for value in self.sae.state_dict().values()])
         return bool(self.all_finite & weights.all())
 
     # -- checkpoints ------------------------------------------------------------------------------
@@ -85,6 +106,7 @@ class Member:
     def tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, by name."""
         out = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
+        out |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
         for name, parameter in self.sae.named_parameters():
             for key, value in self.optimiser.state[parameter].items():
                 out[f"adam.{name}.{key}"] = value
@@ -98,9 +120,12 @@ class Member:
             KeyError: something is missing. ValueError: something has another shape.
         """
         with torch.no_grad():
-            for name, value in self.sae.state_dict().items():
-                _copy(value, tensors[f"sae.{name}"], name)
+            for part, state in (("sae", self.sae.state_dict()), ("objective", self.objective.state_dict())):
+                for name, value in state.items():
+                    _copy(value, tensors[f"{part}.{name}"], name)
         for name, parameter in self.sae.named_parameters():
+            if f"adam.{name}.step" not in tensors:  # no loss has reached it yet
+                continue
             state = {key: tensors[f"adam.{name}.{key}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")}
             state["step"] = tensors[f"adam.{name}.step"].to(parameter.device)
             self.optimiser.state[parameter] = state

@@ -16,7 +16,7 @@ from saelab.activations.loader import Batch, Loader, stored
 from saelab.activations.store import Store
 from saelab.errors import RunFailedError, SaelabError
 from saelab.metrics import Reconstruction
-from saelab.sae import Scaling
+from saelab.sae import SAE, Scaling
 from saelab.training import checkpoint
 from saelab.training.checkpoint import Checkpoint
 from saelab.training.member import Member
@@ -28,6 +28,8 @@ STREAM_SETTINGS = (
     *("log_every_steps", "heldout_every_steps", "heldout_tokens", "checkpoint_every_steps", "keep_checkpoints"),
 )
 """What members of one trainer have in common."""
+CALIBRATION_TOKENS = 100_000
+"""Training tokens, at most, from which thresholds of the inference form are measured."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,12 @@ class Trainer:
         self.directory = directory / "checkpoints"
         self.sinks = sinks or [[] for _ in members]
         self.device = members[0].sae.W_dec.device
+        self.side = frozenset[str]().union(*(member.sae.coder.requires for member in members))
         self.loader = Loader(
             store,
             hook,
             target_hook=target_hook,
+            side=self.side,
             batch_tokens=spec.batch_tokens,
             mix_shards=spec.mix_shards,
             seed=spec.seed,
@@ -174,9 +178,15 @@ class Trainer:
     def _batch(self) -> Batch:
         raw = next(self.loader)
         x = self.scaling.apply(raw.input.to(self.device, non_blocking=True))
+        side = self._side(raw, slice(None))
         if raw.target is raw.input:
-            return Batch(x, x)
-        return Batch(x, self.target_scaling.apply(raw.target.to(self.device, non_blocking=True)))
+            return Batch(x, x, side)
+        return Batch(x, self.target_scaling.apply(raw.target.to(self.device, non_blocking=True)), side)
+
+    def _side(self, raw: Batch, rows: slice) -> dict[str, Tensor]:
+        """What stands beside the activations, in training units: they are gradients, and dL/dx' = dL/dx / c for
+        x' = c (x - mean)."""
+        return {name: value[rows].to(self.device).float() / self.scaling.factor for name, value in raw.side.items()}
 
     def _check_finite(self) -> None:
         for member in self.members:
@@ -207,11 +217,11 @@ class Trainer:
     def heldout(self, member: Member) -> dict[str, float]:
         """Reconstruction of tokens never trained on, in training form: the first `heldout_tokens`."""
         seen = Reconstruction()
-        for raw in stored(self.store, "heldout", self.hook, target_hook=self.target_hook):
+        for raw in stored(self.store, "heldout", self.hook, target_hook=self.target_hook, side=self.side):
             for start in range(0, raw.input.shape[0], self.spec.batch_tokens):
                 rows = slice(start, start + min(self.spec.batch_tokens, self.spec.heldout_tokens - seen.n_tokens))
                 x = self.scaling.apply(raw.input[rows].to(self.device))
-                code = member.sae.encode(x)
+                code = member.sae.encode(x, self._side(raw, rows))
                 target = self.target_scaling.apply(raw.target[rows].to(self.device))
                 seen.update(target, member.sae.decode(code), code.l0())
                 if seen.n_tokens >= self.spec.heldout_tokens:
@@ -219,6 +229,16 @@ class Trainer:
             if seen.n_tokens >= self.spec.heldout_tokens:
                 break
         return {name: value for name, value in seen.result().items() if math.isfinite(value)}
+
+    def deploy(self, member: Member) -> SAE:
+        """The member's inference form on raw activations, its thresholds calibrated on training tokens."""
+        member.sae.calibrate(self.scaling.apply(self._spread_tokens().to(self.device)))
+        return member.sae.inference(self.scaling)
+
+    def _spread_tokens(self) -> Tensor:
+        """`[tok, d]` raw training activations, spread evenly over the store."""
+        stride = max(1, -(-self.store.n_tokens("train") // CALIBRATION_TOKENS))
+        return torch.cat([raw.input[::stride] for raw in stored(self.store, "train", self.hook)])
 
     def save(self) -> None:
         """Write a checkpoint; never of weights that are no longer finite."""

@@ -230,7 +230,15 @@ def test_config_show_validate_schema(saelab, config_text):
     shown = saelab("config", "show", "tiny.yaml", "-o", "sae.k=4")
     Path("shown.yaml").write_text(shown.stdout)
     as_json = json.loads(saelab("config", "show", "shown.yaml", "--json").stdout)
-    assert as_json["sae"] == {"kind": "topk", "n_latents": 128, "k": 4, "aux_k": None, "aux_coefficient": 1 / 32}
+    assert as_json["sae"] == {
+        "kind": "topk",
+        "n_latents": 128,
+        "k": 4,
+        "aux_k": None,
+        "aux_coefficient": 1 / 32,
+        "multi_k": None,
+        "multi_coefficient": 1 / 8,
+    }
     assert as_json["train"]["betas"] == [0.9, 0.999]
     assert "good" in saelab("config", "validate", "shown.yaml").stdout
     schema = json.loads(saelab("config", "schema").stdout)

@@ -8,8 +8,14 @@ import torch
 from saelab.errors import SaelabError
 from saelab.evals import EVALUATORS, Result, Subject, evaluate
 from saelab.sae import SAE, build
+from saelab.sae.coders import OneStep
 
 HOOK = "blocks.1.hook_resid_post"
+
+
+def encoder(sae: SAE) -> OneStep:
+    assert isinstance(sae.coder, OneStep)
+    return sae.coder
 
 
 def identity_sae(scale: float = 1.0) -> SAE:
@@ -17,7 +23,7 @@ def identity_sae(scale: float = 1.0) -> SAE:
     sae = build("relu", 32, {"n_latents": 64}).sae
     eye = torch.cat([torch.eye(32), -torch.eye(32)])
     with torch.no_grad():
-        sae.coder.W_enc.copy_(eye)
+        encoder(sae).W_enc.copy_(eye)
         sae.decoder.W_dec.copy_(scale * eye)
     return sae.inference()
 
@@ -87,8 +93,8 @@ def test_results_do_not_depend_on_batch_size(subject):
 def test_density_counts_what_fires(subject, store):
     sae = identity_sae()
     with torch.no_grad():
-        sae.coder.b_enc[0] = -1e6
-        sae.coder.b_enc[1] = 1e6
+        encoder(sae).b_enc[0] = -1e6
+        encoder(sae).b_enc[1] = 1e6
     result = EVALUATORS["density"]()(subject(sae))
     assert result.metrics["dead_frac"] == pytest.approx(1 / 64)
     assert result.n_tokens == store.n_tokens("heldout")

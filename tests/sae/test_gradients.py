@@ -1,15 +1,24 @@
 """Sparse encoder, decoder and auxiliary loss against plain dense autograd, in float64, on the same support."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
 
 from saelab.objectives import Objective, Pass
 from saelab.sae import SAE, Blueprint, build
+from saelab.sae.coders import OneStep
+from saelab.sae.variants import LossTerm
 
 D, F, K = 12, 40, 6
-KINDS = {"topk": {"k": K}, "abs_topk": {"k": K}, "relu": {}}
+KINDS = {"topk": {"k": K, "aux_k": 8}, "abs_topk": {"k": K, "aux_k": 8}, "relu": {}}
 CASES = ["plain", "few positive", "all negative", "k = n_latents", "no tokens"]
+
+
+def encoder(sae: SAE) -> OneStep:
+    assert isinstance(sae.coder, OneStep)
+    return sae.coder
 
 
 def prepare(kind: str, case: str) -> tuple[Blueprint, Tensor, Tensor]:
@@ -21,21 +30,30 @@ def prepare(kind: str, case: str) -> tuple[Blueprint, Tensor, Tensor]:
     blueprint = build(kind, D, {"n_latents": F, **settings})
     sae = blueprint.sae.double()
     with torch.no_grad():
-        sae.coder.b_enc.normal_(0, 0.3)
+        encoder(sae).b_enc.normal_(0, 0.3)
         sae.decoder.b_dec.normal_(0, 0.3)
         sae.decoder.W_dec.add_(torch.randn_like(sae.decoder.W_dec) * 0.1)
         if case == "few positive":
-            sae.coder.b_enc.sub_(1.6)
+            encoder(sae).b_enc.sub_(1.6)
         if case == "all negative":
-            sae.coder.b_enc.sub_(50.0)
+            encoder(sae).b_enc.sub_(50.0)
     x = torch.randn(0 if case == "no tokens" else 17, D, dtype=torch.float64)
     return blueprint, x, torch.arange(F) % 3 == 0
+
+
+def total(blueprint: Blueprint, losses: Sequence[LossTerm], x: Tensor, dead: Tensor) -> Tensor:
+    """The objective on one batch, at the end of training."""
+    sae = blueprint.sae
+    seen = sae.see(x)
+    encoding = sae.coder.encode(seen)
+    value, _ = Objective(losses, sae.coder)(Pass(sae, seen, x, encoding, sae.decode(encoding.code), dead, 1.0))
+    return value
 
 
 def dense_loss(sae: SAE, blueprint: Blueprint, x: Tensor, dead: Tensor) -> Tensor:
     """The same objective written out densely, selecting with sorts."""
     centred = x - sae.b_dec if sae.coder.centred else x
-    pre = centred @ sae.coder.W_enc.T + sae.coder.b_enc
+    pre = centred @ encoder(sae).W_enc.T + encoder(sae).b_enc
     z = select(blueprint.sae.identity.kind, pre, blueprint.sae.identity.settings.get("k"))
     error = x - (z @ sae.W_dec + sae.b_dec)
     n = max(x.shape[0], 1)
@@ -68,13 +86,7 @@ def test_gradients_equal_dense_autograd(monkeypatch, kind, case, precision, kern
     blueprint, x, dead = prepare(kind, case)
     sae = blueprint.sae
     sae.coder.set_precision(precision)
-    for _, term in Objective(blueprint.losses).parts:
-        if hasattr(term, "rule"):
-            term.rule.k = 8  # type: ignore[attr-defined]
-
-    code = sae.encode(x)
-    objective = Objective(blueprint.losses)
-    loss, _ = objective(Pass(sae, x, x, code, sae.decode(code), dead), 1.0)
+    loss = total(blueprint, blueprint.losses, x, dead)
     loss.backward()
     sparse = {name: p.grad.clone() for name, p in sae.named_parameters() if p.grad is not None}
     assert sparse.keys() == dict(sae.named_parameters()).keys()
@@ -98,7 +110,7 @@ def test_gradient_flows_to_the_input(kind):
     sparse = x.grad
     y = x.detach().clone().requires_grad_()
     sae = blueprint.sae
-    pre = (y - sae.b_dec if sae.coder.centred else y) @ sae.coder.W_enc.T + sae.coder.b_enc
+    pre = (y - sae.b_dec if sae.coder.centred else y) @ encoder(sae).W_enc.T + encoder(sae).b_enc
     (select(kind, pre, K) @ sae.W_dec + sae.b_dec).square().sum().backward()
     torch.testing.assert_close(sparse, y.grad, rtol=1e-10, atol=1e-10)
 
@@ -107,11 +119,8 @@ def test_gradient_flows_to_the_input(kind):
 def test_auxiliary_loss_teaches_dead_latents_alone_encoder_included(kind):
     blueprint, x, dead = prepare(kind, "plain")
     sae = blueprint.sae
-    code = sae.encode(x)
-    objective = Objective([loss for loss in blueprint.losses if loss.kind == "auxk"])
-    loss, _ = objective(Pass(sae, x, x, code, sae.decode(code), dead), 1.0)
-    loss.backward()
-    for parameter in (sae.coder.W_enc, sae.coder.b_enc, sae.W_dec):
+    total(blueprint, [loss for loss in blueprint.losses if loss.kind == "auxk"], x, dead).backward()
+    for parameter in (encoder(sae).W_enc, encoder(sae).b_enc, sae.W_dec):
         assert parameter.grad is not None
         moved = parameter.grad.flatten(1).norm(dim=1) if parameter.ndim > 1 else parameter.grad.abs()
         assert bool((moved[dead] > 0).any())

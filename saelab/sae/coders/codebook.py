@@ -1,0 +1,48 @@
+"""*Codebook*: the k rows nearest in direction, added up as they are."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from saelab.errors import SettingError
+from saelab.kernels import Support, top_k
+from saelab.sae.affine import affine
+from saelab.sae.code import Encoding, Seen, SparseCode
+from saelab.sae.coders.base import Coder
+
+
+class Codebook(Coder):
+    """`recon = sum of the k rows with the largest cosine to x`: values are 1, there are no coefficients.
+
+    Source: codebook features (arXiv 2310.17230), section 2. There it sits inside a model that is fine-tuned
+    with a straight-through gradient; here it is the discrete, coefficient-free comparator of TopK, and
+    only the rows learn.
+    """
+
+    homogeneous = False
+
+    def __init__(self, n_latents: int, k: int):
+        super().__init__(centred=True)
+        if not 1 <= k <= n_latents:
+            raise SettingError("k", f"k lies between 1 and n_latents = {n_latents}, found {k}")
+        self.k = k
+
+    def encode(self, seen: Seen) -> Encoding:
+        with torch.no_grad():
+            rows = torch.nn.functional.normalize(seen.W_dec, dim=1)
+            cosines = affine(seen.x, rows, rows.new_zeros(rows.shape[0]))
+            support = Support.from_rows(top_k(cosines, self.k)[1], rows.shape[0])
+        return Encoding(SparseCode(seen.x.new_ones(support.latents.numel()), support))
+
+    def pre_activations(self, seen: Seen, latents: Tensor) -> Tensor:
+        """Cosines."""
+        return torch.cosine_similarity(seen.x[:, None], seen.W_dec[latents][None], dim=2)
+
+    def inference(self, W_dec: Tensor) -> Self:
+        return self
+
+    def fold(self, mean: Tensor, factor: float) -> None:
+        pass  # a cosine has no scale

@@ -1,0 +1,148 @@
+"""*GroupBias*: a tied encoder whose biases are steered towards chosen firing frequencies, not learned."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from saelab.errors import SettingError
+from saelab.kernels import Support, sampled_dot, spread
+from saelab.sae.affine import PreActivations
+from saelab.sae.code import Encoding, Seen, SparseCode
+from saelab.sae.coders.base import RuleCoder
+from saelab.sae.coders.one_step import OneStep, select
+from saelab.sae.rules import ReLU, Step
+from saelab.sae.rules.batch import exceeded_by
+
+_NEVER = 1e-6
+"""A firing fraction below this counts as dead."""
+
+
+class _Watching(ReLU):
+    """ReLU that remembers, while training, how often each latent fires and how high it gets."""
+
+    fired: Tensor
+    peak: Tensor
+    tokens: Tensor
+
+    def prepare(self, n_latents: int) -> None:
+        self.register_buffer("fired", torch.zeros(n_latents))
+        self.register_buffer("peak", torch.zeros(n_latents))
+        self.register_buffer("tokens", torch.zeros(()))
+
+    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
+        if self.training and len(pre):
+            self.fired += (pre > 0).sum(0)
+            self.peak = torch.maximum(self.peak, pre.amax(0).to(self.peak))
+            self.tokens += len(pre)
+        return super().candidates(pre, seen, screened=screened)
+
+    def forget(self) -> None:
+        for buffer in (self.fired, self.peak, self.tokens):
+            buffer.zero_()
+
+    def inference(self) -> ReLU:
+        return ReLU()
+
+
+class GroupBias(RuleCoder):
+    """`z = a relu(W_dec x + b)`: encoder rows are the decoder's unit rows, `b` follows firing frequencies.
+
+    Latents form groups with target frequencies in geometric progression. Once in `period_tokens`, with
+    `p` the fraction of tokens on which a latent fired and `r` its largest pre-activation (0 if negative):
+
+        p > target:  b <- max(b - rate r, -bound)
+        p < 1e-6:    b <- min(b + rate mean(r > 0 in the group), 0)
+
+    Source: group bias adaptation (arXiv 2506.14002), algorithm 1. Deviations: `bound` is 1 for inputs of
+    norm 1 there and is scaled to the input's norm, sqrt(d), here; `a` is kept positive; with `warm_start`
+    biases begin where the first batch would fire at the target frequencies, since from 0 they move slowly.
+
+    Attributes:
+        b_enc: `[n_latents]` buffer; target: `[n_latents]` buffer; log_scale: `[n_latents]`, `log a`.
+    """
+
+    b_enc: Tensor
+    target: Tensor
+    started: Tensor
+    rule: _Watching
+
+    def __init__(
+        self, d_model: int, target: Tensor, *, rate: float, period_tokens: int, bound: float, warm_start: bool
+    ):
+        super().__init__(_Watching(), len(target), centred=True)
+        for key, value in (("rate", rate), ("period_tokens", period_tokens), ("bound", bound)):
+            if value <= 0:
+                raise SettingError(key, f"must be positive, found {value}")
+        self.rate, self.period_tokens = rate, period_tokens
+        self.bound = bound * d_model**0.5
+        self.log_scale = nn.Parameter(torch.zeros(len(target)))
+        self.register_buffer("b_enc", torch.zeros(len(target)))
+        self.register_buffer("target", target)
+        self.register_buffer("started", torch.tensor(float(not warm_start)))
+
+    def encode(self, seen: Seen) -> Encoding:
+        if self.training and not self.started:
+            self._start(seen)
+        support, known = select(self.rule, seen, seen.W_dec, self.b_enc, screened=self.precision == "screened")
+        pre = sampled_dot(seen.x, seen.W_dec, support, bias=self.b_enc, known=known)
+        return Encoding(SparseCode(self.rule.activate(pre, support) * spread(self.log_scale.exp(), support), support))
+
+    def pre_activations(self, seen: Seen, latents: Tensor) -> Tensor:
+        return torch.addmm(self.b_enc[latents], seen.x, seen.W_dec[latents].T)
+
+    @torch.no_grad()
+    def _start(self, seen: Seen) -> None:
+        plain = PreActivations(seen.x, seen.W_dec, torch.zeros_like(self.b_enc))
+        self.b_enc.copy_(-exceeded_by(self.target, plain)).clamp_(-self.bound, 0.0)
+        self.started.fill_(1.0)
+
+    @torch.no_grad()
+    def adapt(self, step: Step, W_dec: Tensor) -> None:
+        seen = self.rule
+        if seen.tokens < self.period_tokens:
+            return
+        frequency = seen.fired / seen.tokens
+        lowered = (self.b_enc - self.rate * seen.peak).clamp_min(-self.bound)
+        raised = (self.b_enc + self.rate * self._group_peaks(seen.peak)).clamp_max(0.0)
+        self.b_enc.copy_(torch.where(frequency > self.target, lowered, self.b_enc))
+        self.b_enc.copy_(torch.where(frequency < _NEVER, raised, self.b_enc))
+        seen.forget()
+
+    def _group_peaks(self, peak: Tensor) -> Tensor:
+        """`[lat]`: the mean positive peak of each latent's group, 0 where there is none."""
+        group = self.target.unique(return_inverse=True)[1]
+        total = torch.bincount(group, weights=peak)
+        count = torch.bincount(group, weights=(peak > 0).to(peak))
+        return (total / count.clamp_min(1))[group].to(peak)
+
+    def inference(self, W_dec: Tensor) -> OneStep:
+        scale = self.log_scale.exp()
+        n_latents, d_model = W_dec.shape
+        plain = OneStep(d_model, n_latents, self.rule.inference(), centred=True)
+        plain.W_enc = nn.Parameter(W_dec.detach() * scale.detach()[:, None])
+        plain.b_enc = nn.Parameter(self.b_enc * scale.detach())
+        return plain
+
+
+def group_targets(n_latents: int, n_groups: int, highest: float, lowest: float, l0: float | None) -> Tensor:
+    """`[lat]` target frequencies: `n_groups` groups from `highest` to `lowest` in geometric progression; scaled
+    to add up to `l0` where that is given.
+
+    Raises:
+        SettingError: the frequencies are none, or the scaled ones would pass 1.
+    """
+    if not 0 < lowest <= highest <= 1:
+        raise SettingError("lowest", f"0 < lowest <= highest <= 1 does not hold for {lowest} and {highest}")
+    if not 1 <= n_groups <= n_latents:
+        raise SettingError("groups", f"between 1 and n_latents = {n_latents}, found {n_groups}")
+    steps = torch.linspace(0, 1, n_groups, dtype=torch.float64, device="cpu")
+    group = torch.arange(n_latents, device="cpu") * n_groups // n_latents
+    target = (highest * (lowest / highest) ** steps)[group]
+    if l0 is not None:
+        target = target * (l0 / target.sum())
+    if not 0 < float(target.max()) <= 1:
+        raise SettingError(
+            "l0", f"{l0} active latents would need a frequency above 1 in the first group", fix="lower l0 or highest"
+        )
+    return target.float()

@@ -1,0 +1,120 @@
+"""*Pursuit*: several one-sparse steps on the residual, with the decoder's own rows."""
+
+from __future__ import annotations
+
+from typing import Literal, Self, get_args
+
+import torch
+from torch import Tensor
+
+from saelab.errors import SettingError
+from saelab.kernels import Support
+from saelab.sae.code import Encoding, Seen, SparseCode
+from saelab.sae.coders.base import Coder
+
+Selection = Literal["positive", "absolute"]
+
+_GRAM_BYTES = 2**30
+"""Correlations of all latents with each other are kept up to this size, else recomputed from the residual."""
+_REFRESH_STEPS = 32
+"""Steps after which correlations are computed anew: the recurrence drifts."""
+
+
+class Pursuit(Coder):
+    """Matching pursuit on unit rows: `j = argmax <d_j, r>`, `z_j += <d_j, r>`, `r -= <d_j, r> d_j`.
+
+    Which latents are picked is found without autograd; the coefficients solve the unit lower-triangular
+    system `(I + strictly_lower(A A^T)) alpha = A x`, with A the picked rows in order, which is exactly the
+    recursion and differentiable. A latent picked twice has one entry, the sum. A token stops when its
+    residual is no longer than `residual_threshold`, or no correlation is left to take.
+
+    Source: MP-SAE (arXiv 2506.03093), algorithm 1. `selection: positive` takes the largest correlation while
+    that is positive, as the official code does; `absolute` is Mallat and Zhang's rule, whose residual goes
+    to the projection error. The triangular solve is ours.
+
+    Attributes:
+        steps: latents picked per token at most; may be changed at any time.
+    """
+
+    def __init__(self, n_latents: int, steps: int, *, selection: Selection = "positive", residual_threshold: float):
+        super().__init__(centred=True)
+        if steps < 1:
+            raise SettingError("k", f"k must be at least 1, not {steps}")
+        if selection not in get_args(Selection):
+            raise SettingError("selection", f"selection is 'positive' or 'absolute', not '{selection}'")
+        if residual_threshold < 0:
+            raise SettingError("residual_threshold", f"must not be negative, found {residual_threshold}")
+        self.steps = steps
+        self.selection: Selection = selection
+        self.register_buffer("residual_threshold", torch.tensor(float(residual_threshold)))
+
+    residual_threshold: Tensor
+
+    def encode(self, seen: Seen) -> Encoding:
+        picked, used = pursue(
+            seen.x, seen.W_dec, self.steps, selection=self.selection, residual_threshold=self.residual_threshold
+        )
+        coefficients = torch.where(used, solve(seen.x, seen.W_dec, picked, used), 0.0)
+        return Encoding(merged(picked, coefficients, used, seen.W_dec.shape[0]))
+
+    def pre_activations(self, seen: Seen, latents: Tensor) -> Tensor:
+        """Correlations with the input."""
+        return seen.x @ seen.W_dec[latents].T
+
+    def inference(self, W_dec: Tensor) -> Self:
+        return self
+
+    def fold(self, mean: Tensor, factor: float) -> None:
+        self.residual_threshold.div_(factor)
+
+
+@torch.no_grad()
+def pursue(
+    x: Tensor, rows: Tensor, steps: int, *, selection: Selection, residual_threshold: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The latents picked for `[tok, d]` with dictionary `rows` `[lat, d]`: `[tok, steps]` int64, and which of
+    them were taken (a prefix of each row)."""
+    n_tokens, n_latents = x.shape[0], rows.shape[0]
+    picked = torch.zeros(n_tokens, steps, dtype=torch.int64, device=x.device)
+    used = torch.zeros(n_tokens, steps, dtype=torch.bool, device=x.device)
+    if n_tokens == 0:
+        return picked, used
+    gram = rows @ rows.T if n_latents**2 * rows.element_size() <= _GRAM_BYTES else None
+    residual, correlation = x.clone(), x @ rows.T
+    tokens = torch.arange(n_tokens, device=x.device)
+    active = torch.ones(n_tokens, dtype=torch.bool, device=x.device)
+    for step in range(steps):
+        best = (correlation if selection == "positive" else correlation.abs()).argmax(1)
+        amount = correlation[tokens, best]
+        active = active & (residual.norm(dim=1) > residual_threshold) & (amount != 0)
+        if selection == "positive":
+            active = active & (amount > 0)
+        if not bool(active.any()):
+            break
+        picked[:, step], used[:, step] = torch.where(active, best, 0), active
+        amount = torch.where(active, amount, 0.0)
+        residual = torch.addcmul(residual, rows[best], amount[:, None], value=-1)
+        if gram is None or (step + 1) % _REFRESH_STEPS == 0:
+            torch.mm(residual, rows.T, out=correlation)
+        else:
+            correlation.addcmul_(gram[best], amount[:, None], value=-1)
+    return picked, used
+
+
+def solve(x: Tensor, rows: Tensor, picked: Tensor, used: Tensor) -> Tensor:
+    """The coefficients `[tok, steps]` of the steps that `pursue` picked, differentiable in `x` and `rows`."""
+    if x.shape[0] == 0:
+        return x.new_zeros(picked.shape)
+    atoms = rows[picked] * used[..., None]
+    system = torch.tril(atoms @ atoms.transpose(1, 2), diagonal=-1)
+    right = atoms @ x[..., None]
+    return torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).squeeze(-1)
+
+
+def merged(picked: Tensor, values: Tensor, used: Tensor, n_latents: int) -> SparseCode:
+    """One entry per token and latent, the sum over the steps that picked it; `[tok, steps]` each."""
+    keys = torch.arange(len(picked), device=picked.device)[:, None] * n_latents + picked
+    unique, place = keys[used].unique(return_inverse=True)
+    total = values.new_zeros(len(unique)).index_add(0, place, values[used])
+    support = Support.from_entries(unique // n_latents, unique % n_latents, len(picked), n_latents)
+    return SparseCode(total, support)

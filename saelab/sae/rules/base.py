@@ -1,0 +1,85 @@
+"""What a selection rule is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from saelab.kernels import Support
+from saelab.sae.affine import PreActivations
+from saelab.sae.code import Seen, SparseCode
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What a part may learn from a training step, besides its gradients.
+
+    Attributes:
+        progress: fraction of training done, in [0, 1].
+        code: the step's code, detached.
+    """
+
+    progress: float
+    code: SparseCode
+
+
+class SelectionRule(nn.Module):
+    """The proximal step that turns pre-activations into a sparse code.
+
+    A rule has to answer two questions: which entries are in the code (`candidates`), and what value a
+    kept entry takes (`activate`). The rest has defaults: override what the rule needs. State that is
+    not a parameter goes into buffers, which are saved, restored and resumed.
+
+    Attributes:
+        per_token: a token's code depends on that token alone, so that a batch may be cut up.
+        screens: candidates may come from bfloat16 pre-activations, to be narrowed afterwards.
+        requires: names in `Seen.side` that the rule needs while training.
+        provides: names of the channels it offers to loss terms.
+    """
+
+    per_token: ClassVar[bool] = True
+    screens: ClassVar[bool] = False
+    requires: ClassVar[frozenset[str]] = frozenset()
+    provides: ClassVar[frozenset[str]] = frozenset()
+
+    def check(self, n_latents: int) -> None:
+        """Raise `SettingError` where the rule cannot work on so many latents."""
+
+    def check_batch(self, batch_tokens: int, n_latents: int) -> None:
+        """Raise `SettingError` where it cannot work on batches of so many tokens."""
+
+    def prepare(self, n_latents: int) -> None:
+        """Make what state the rule keeps per latent, once the width is known."""
+
+    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
+        """The support for these pre-activations `[tok, lat]`, without a gradient; with `screened`, a
+        superset that allows for the rounding of bfloat16."""
+        raise NotImplementedError
+
+    def narrow(self, values: Tensor, candidates: Support, seen: Seen) -> Support:
+        """The support among screened candidates, given their exact pre-activations."""
+        return candidates
+
+    def activate(self, values: Tensor, support: Support) -> Tensor:
+        """Pre-activations at the support -> activations, differentiable; entries that become 0 get no
+        gradient unless the rule says otherwise."""
+        raise NotImplementedError
+
+    def channels(self, values: Tensor, support: Support) -> dict[str, Tensor]:
+        """What it `provides`, from the pre-activations at the support."""
+        return {}
+
+    def adapt(self, step: Step) -> None:
+        """Called after each training step."""
+
+    def calibrate(self, pre: PreActivations) -> None:
+        """Set the thresholds of the inference form from training tokens."""
+
+    def inference(self) -> SelectionRule:
+        """The per-token form in which the rule is deployed."""
+        return self
+
+    def fold(self, factor: float) -> None:
+        """Divide what is in units of the pre-activations by the input's scale."""

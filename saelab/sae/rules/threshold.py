@@ -1,0 +1,155 @@
+"""Rules that compare each pre-activation with a threshold: chunk-local, and the inference form of others."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from saelab.errors import SettingError
+from saelab.kernels import Support, spread
+from saelab.sae.code import Seen
+from saelab.sae.rules.base import SelectionRule, Step
+
+_SLACK = 2.0**-6
+"""Screening keeps entries above the threshold less `_SLACK * max|pre|` of their token: four bfloat16 roundings."""
+
+
+def _above(pre: Tensor, threshold: Tensor | float, *, screened: bool) -> Support:
+    if screened:
+        threshold = threshold - _SLACK * pre.abs().amax(1, keepdim=True)
+    return Support.from_mask(pre > threshold)
+
+
+class ReLU(SelectionRule):
+    """Every positive pre-activation. The prox of a non-negative L1 penalty (the shift is in `b_enc`)."""
+
+    screens = True
+
+    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
+        return _above(pre, 0.0, screened=screened)
+
+    def activate(self, values: Tensor, support: Support) -> Tensor:
+        return torch.relu(values)
+
+
+class Threshold(SelectionRule):
+    """`u 1[u > theta]` with fixed thresholds, one or one per latent: what batch rules and JumpReLU become.
+
+    Attributes:
+        threshold: `[]` or `[lat]`, at least 0, in units of the pre-activations.
+    """
+
+    screens = True
+    threshold: Tensor
+
+    def __init__(self, threshold: Tensor):
+        super().__init__()
+        self.register_buffer("threshold", threshold.detach().clone())
+
+    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
+        return _above(pre, self.threshold.to(pre.dtype), screened=screened)
+
+    def narrow(self, values: Tensor, candidates: Support, seen: Seen) -> Support:
+        return candidates.keep((values > self._at(candidates))[: candidates.nnz])
+
+    def activate(self, values: Tensor, support: Support) -> Tensor:
+        return torch.where(values > self._at(support), values, 0.0)
+
+    def _at(self, support: Support) -> Tensor:
+        return self.threshold if self.threshold.ndim == 0 else spread(self.threshold, support)
+
+    def fold(self, factor: float) -> None:
+        self.threshold.div_(factor)
+
+
+Reach = Literal["threshold", "all"]
+
+
+class JumpReLU(SelectionRule):
+    """`u 1[u > theta_i]` with a learned threshold per latent, at least 0.
+
+    Derivatives of the jump are estimated by a rectangle of width `bandwidth` around it (straight-through):
+    with `K = 1[|u - theta| < bandwidth / 2] / bandwidth`,
+
+        dz/du = 1[u > theta] (+ theta K where `reach` is "all"),   dz/dtheta = -theta K.
+
+    Channels: `step` `[entries]`, the `1[u > theta]` whose derivative for theta is `-K` (and K for u where it
+    reaches "all"); `threshold` `[lat]`. The support holds the window below the threshold, too.
+
+    Source: Rajamanoharan et al. 2024 (arXiv 2407.14435), equations 11 and 12; `reach: all` is Anthropic's
+    January 2025 update. Deviation: theta itself is the parameter, not its logarithm, which Adam moves too
+    slowly; it is clamped at 0 after each step. The estimate looks at `u`, not at the jumped `z`.
+    """
+
+    screens = True
+    provides = frozenset({"step", "threshold"})
+
+    def __init__(self, initial: float, bandwidth: float, reach: Reach = "threshold"):
+        super().__init__()
+        if initial < 0:
+            raise SettingError("threshold", f"must not be negative, found {initial}")
+        if bandwidth <= 0:
+            raise SettingError("bandwidth", f"must be positive, found {bandwidth}")
+        if reach not in get_args(Reach):
+            raise SettingError("reach", f"reach is 'threshold' or 'all', not '{reach}'")
+        self.initial, self.bandwidth, self.reach = initial, bandwidth, reach
+
+    def prepare(self, n_latents: int) -> None:
+        self.threshold = nn.Parameter(torch.full((n_latents,), self.initial))
+
+    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
+        lowest = self.threshold.detach() - (self.bandwidth / 2 if self.training else 0.0)
+        return _above(pre, lowest.to(pre.dtype), screened=screened)
+
+    def activate(self, values: Tensor, support: Support) -> Tensor:
+        threshold = spread(self.threshold, support)
+        return _Jump.apply(values, threshold, self.bandwidth, self.reach == "all")  # type: ignore[no-any-return]
+
+    def channels(self, values: Tensor, support: Support) -> dict[str, Tensor]:
+        step = _Step.apply(values, spread(self.threshold, support), self.bandwidth, self.reach == "all")
+        return {"step": step, "threshold": self.threshold}  # type: ignore[dict-item]
+
+    @torch.no_grad()
+    def adapt(self, step: Step) -> None:
+        self.threshold.clamp_(min=0.0)
+
+    def inference(self) -> Threshold:
+        return Threshold(self.threshold)
+
+
+# pyright: reportIncompatibleMethodOverride=false
+class _Jump(Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, threshold: Tensor, bandwidth: float, reaches_values: bool) -> Tensor:
+        ctx.save_for_backward(values, threshold)
+        ctx.bandwidth, ctx.reaches_values = bandwidth, reaches_values
+        return torch.where(values > threshold, values, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):
+        values, threshold = ctx.saved_tensors
+        jump = grad * threshold * _window(values, threshold, ctx.bandwidth)
+        direct = grad * (values > threshold)
+        return direct + jump if ctx.reaches_values else direct, -jump, None, None
+
+
+class _Step(Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, threshold: Tensor, bandwidth: float, reaches_values: bool) -> Tensor:
+        ctx.save_for_backward(values, threshold)
+        ctx.bandwidth, ctx.reaches_values = bandwidth, reaches_values
+        return (values > threshold).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):
+        values, threshold = ctx.saved_tensors
+        jump = grad * _window(values, threshold, ctx.bandwidth)
+        return jump if ctx.reaches_values else None, -jump, None, None
+
+
+def _window(values: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    """The rectangle of area 1 around each threshold."""
+    return ((values - threshold).abs() < bandwidth / 2).to(values.dtype) / bandwidth
