@@ -19,7 +19,7 @@ from torch import Tensor
 
 from saelab import __version__, files
 from saelab.activations.scaling import measure
-from saelab.activations.store import DTYPES, INDEX, MANIFEST, SCHEMA, Shard, Store
+from saelab.activations.store import DTYPES, INDEX, MANIFEST, SCHEMA, Shard, Store, loss_grad_name
 from saelab.errors import SaelabError, SettingError, check_seed
 from saelab.lm import corpus
 from saelab.lm.corpus import DataSpec
@@ -38,6 +38,9 @@ class CaptureSpec:
     tokens: Annotated[int, "training tokens to keep"] = 1_000_000
     heldout_tokens: Annotated[int, "held-out tokens to keep"] = 50_000
     dtype: Annotated[Literal["bfloat16", "float32"], "how activations are stored"] = "bfloat16"
+    loss_grad: Annotated[
+        bool, "store the next-token loss's gradient beside each activation (for variants that use it; twice the size)"
+    ] = False
     batch_contexts: Annotated[int, "contexts per forward pass"] = 16
     shuffle_contexts: Annotated[int, "rows are shuffled across this many consecutive contexts"] = 512
     shard_bytes: Annotated[int, "upper bound of a shard's size"] = 268_435_456
@@ -65,12 +68,15 @@ class Progress:
 
 def content(lm: LanguageModel, data: DataSpec, window: WindowSpec, mask: MaskSpec, spec: CaptureSpec) -> dict[str, Any]:
     """Everything that determines a store's bytes, JSON-able."""
+    capture = {key: value for key, value in asdict(spec).items() if key != "dir"} | {"hooks": list(spec.hooks)}
+    if not spec.loss_grad:
+        del capture["loss_grad"]  # stores made before there was such a setting stay valid
     return {
         "model": lm.identity,
         "data": corpus.identity(data),
         "windows": asdict(window),
         "mask": asdict(mask),
-        "capture": {key: value for key, value in asdict(spec).items() if key != "dir"} | {"hooks": list(spec.hooks)},
+        "capture": capture,
     }
 
 
@@ -281,7 +287,8 @@ class _Writer:
 
     def _shard_rows(self) -> int:
         itemsize = DTYPES[self.spec.dtype].itemsize
-        row_bytes = sum(hook.width for hook in self.hooks) * itemsize + 4 * len(_INDEX_COLUMNS)
+        per_hook = 2 if self.spec.loss_grad else 1
+        row_bytes = sum(hook.width for hook in self.hooks) * itemsize * per_hook + 4 * len(_INDEX_COLUMNS)
         return max(1, self.spec.shard_bytes // row_bytes)
 
     def _contexts(self, pending: list[Window]) -> dict[str, Tensor]:
@@ -299,11 +306,11 @@ class _Writer:
         done = 0
         for start in range(0, len(contexts["tokens"]), self.spec.batch_contexts):
             batch = {name: value[start : start + self.spec.batch_contexts] for name, value in contexts.items()}
-            # Padding sits on the right, where a causal model's earlier positions cannot see it.
-            activations = self.lm.capture(batch["tokens"].long(), self.hooks)
+            activations, gradients = self._run(batch)
             keep = self._keep(batch, activations)
             context, position = keep.nonzero(as_tuple=True)
-            part = {name: value[keep].to(DTYPES[self.spec.dtype]).cpu() for name, value in activations.items()}
+            columns = activations | {loss_grad_name(name): value for name, value in gradients.items()}
+            part = {name: value[keep].to(DTYPES[self.spec.dtype]).cpu() for name, value in columns.items()}
             part["context"] = (context + first_context + start).to(torch.int32).cpu()
             part["position"] = position.to(torch.int32).cpu()
             part["document"] = batch["documents"][keep.cpu()]
@@ -312,13 +319,26 @@ class _Writer:
             self._report(done)
         rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         for hook in self.hooks:
-            if not torch.isfinite(rows[hook.name]).all():
-                raise SaelabError(
-                    f"the model's activations at {hook.name} are not all finite",
-                    where=self.lm.identity["name"],
-                    fix="try model.dtype: float32",
-                )
+            self._check_finite(f"activations at {hook.name}", rows[hook.name])
+            if self.spec.loss_grad:
+                self._check_finite(f"gradients at {hook.name}", rows[loss_grad_name(hook.name)])
         return rows
+
+    def _run(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Activations, and gradients where they are wanted: `[context, position, d_hook]` by hook."""
+        # Padding sits on the right, where a causal model's earlier positions cannot see it.
+        tokens = batch["tokens"].long()
+        if self.spec.loss_grad:
+            return self.lm.capture_with_loss_grad(tokens, batch["length"], self.hooks)
+        return self.lm.capture(tokens, self.hooks), {}
+
+    def _check_finite(self, what: str, values: Tensor) -> None:
+        if not torch.isfinite(values).all():
+            raise SaelabError(
+                f"the model's {what} are not all finite",
+                where=self.lm.identity["name"],
+                fix="try model.dtype: float32",
+            )
 
     def _keep(self, batch: dict[str, Tensor], activations: dict[str, Tensor]) -> Tensor:
         """What the mask keeps at every hook: rows of all hooks belong to the same tokens."""
@@ -377,6 +397,7 @@ class _Writer:
                 "content": self.made_of,
                 "hooks": {hook.name: {"shape": list(hook.shape), "layer": hook.layer} for hook in self.hooks},
                 "dtype": self.spec.dtype,
+                "loss_grad": self.spec.loss_grad,
                 "mask": self.mask.as_json(),
                 "splits": {
                     split: {"tokens": side.tokens, "contexts": side.contexts} for split, side in self.sides.items()

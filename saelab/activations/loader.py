@@ -5,14 +5,14 @@ The order is a pure function of the seed, so the state of a loader is one number
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saelab.activations.store import Shard, Store
+from saelab.activations.store import Shard, Store, loss_grad_name
 from saelab.errors import SaelabError, check_seed
 from saelab.lm.windows import Split
 
@@ -27,7 +27,8 @@ class Batch:
     Attributes:
         input: `[tok, d_in]`.
         target: `[tok, d_out]`; the same tensor for an autoencoder.
-        side: what stands beside them, by name, a row a token: `loss_grad` `[tok, d_in]`.
+        side: what stands beside them, by name, a row a token. `loss_grad` `[tok, d_out]`, where asked for: the
+            gradient of the context's summed next-token loss with respect to the target.
     """
 
     input: Tensor
@@ -35,12 +36,39 @@ class Batch:
     side: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Columns:
+    """The names in a shard of what a batch is made of."""
+
+    input: str
+    target: str
+    loss_grad: str | None
+
+    @classmethod
+    def of(cls, store: Store, hook: str, target_hook: str | None, *, loss_grad: bool) -> _Columns:
+        """Raises SaelabError where the store lacks one of them."""
+        target = hook if target_hook is None else target_hook
+        for name in (hook, target):
+            store.width(name)
+        if loss_grad:
+            store.expect_loss_grad()
+        return cls(hook, target, loss_grad_name(target) if loss_grad else None)
+
+    def join(self, parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The rows of all parts, one tensor a column."""
+        names = {self.input, self.target, self.loss_grad} - {None}
+        return {name: torch.cat([part[name] for part in parts]) for name in names}
+
+    def batch(self, tensors: Mapping[str, Tensor]) -> Batch:
+        side = {} if self.loss_grad is None else {"loss_grad": tensors[self.loss_grad]}
+        return Batch(tensors[self.input], tensors[self.target], side)
+
+
+@dataclass(frozen=True)
 class _Block:
     """A few shards together, with the order in which their rows are served."""
 
-    input: Tensor
-    target: Tensor
+    columns: dict[str, Tensor]
     order: Tensor
 
 
@@ -53,6 +81,10 @@ class Loader:
         batch_tokens: rows per batch.
         mix_shards: shards held in memory and mixed at a time.
         seed: of the order.
+        loss_grad: serve gradients as well.
+
+    Raises:
+        SaelabError: the store lacks a hook, gradients or training tokens.
     """
 
     def __init__(
@@ -64,9 +96,9 @@ class Loader:
         target_hook: str | None = None,
         mix_shards: int = 4,
         seed: int = 0,
-        side: Collection[str] = (),
+        loss_grad: bool = False,
     ):
-        self.store, self.hook, self.target_hook = store, hook, target_hook
+        self.store = store
         self.batch_tokens, self.mix_shards, self.seed = batch_tokens, mix_shards, seed
         self.shards = store.of("train")
         self.epoch_tokens = store.n_tokens("train")
@@ -76,9 +108,7 @@ class Loader:
         if batch_tokens < 1 or mix_shards < 1:
             raise SaelabError(f"batch_tokens {batch_tokens} and mix_shards {mix_shards} must be at least 1")
         check_seed(seed)
-        store.width(hook)
-        if target_hook is not None:
-            store.width(target_hook)
+        self._columns = _Columns.of(store, hook, target_hook, loss_grad=loss_grad)
         if not self.shards:
             raise SaelabError("this store has no training tokens", where=str(store.directory))
 
@@ -94,20 +124,15 @@ class Loader:
         return self
 
     def __next__(self) -> Batch:
-        inputs: list[Tensor] = []
-        targets: list[Tensor] = []
+        parts: list[dict[str, Tensor]] = []
         wanted = self.batch_tokens
         while wanted:
             block, start = self._locate()
             rows = block.order[start : start + wanted]
-            inputs.append(block.input[rows])
-            targets.append(inputs[-1] if block.target is block.input else block.target[rows])
+            parts.append({name: column[rows] for name, column in block.columns.items()})
             wanted -= rows.numel()
             self.served += rows.numel()
-        x = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
-        if self.target_hook is None:
-            return Batch(x, x)
-        return Batch(x, targets[0] if len(targets) == 1 else torch.cat(targets))
+        return self._columns.batch(parts[0] if len(parts) == 1 else self._columns.join(parts))
 
     def _locate(self) -> tuple[_Block, int]:
         """The block that holds the next row, and where in its order."""
@@ -124,19 +149,16 @@ class Loader:
     def _load(self, key: tuple[int, int], shards: list[Shard], size: int) -> _Block:
         if self._block is None or self._key != key:
             self._block = None  # let the old block go before the new one is read
-            parts = [self.store.read(shard) for shard in shards]
-            x = torch.cat([part[self.hook] for part in parts])
-            target = x if self.target_hook is None else torch.cat([part[self.target_hook] for part in parts])
+            columns = self._columns.join([self.store.read(shard) for shard in shards])
             order = np.random.default_rng([self.seed, _ROWS, *key]).permutation(size)
-            self._key, self._block = key, _Block(x, target, torch.from_numpy(order))
+            self._key, self._block = key, _Block(columns, torch.from_numpy(order))
         return self._block
 
 
 def stored(
-    store: Store, split: Split, hook: str, *, target_hook: str | None = None, side: Collection[str] = ()
+    store: Store, split: Split, hook: str, *, target_hook: str | None = None, loss_grad: bool = False
 ) -> Iterator[Batch]:
-    """A split once, shard by shard in stored order."""
+    """A split once, shard by shard in stored order; with gradients where asked for."""
+    columns = _Columns.of(store, hook, target_hook, loss_grad=loss_grad)
     for shard in store.of(split):
-        tensors = store.read(shard)
-        x = tensors[hook]
-        yield Batch(x, x if target_hook is None else tensors[target_hook])
+        yield columns.batch(store.read(shard))

@@ -2,13 +2,15 @@
 
 ```
 manifest.json                written last: schema, content (what determined it) and its hash, hooks, dtype,
-                             splits, mask, scaling, every file with its bytes and sha256, complete: true
+                             loss_grad, splits, mask, scaling, every file with its bytes and sha256, complete: true
 shards.jsonl                 one line appended after each shard is in place
-shard-train-00000-000.safetensors  per hook [n, d_hook]; context, position, document [n] int32
+shard-train-00000-000.safetensors  per hook [n, d_hook]; context, position, document [n] int32;
+                             with `loss_grad: true` also loss_grad/<hook> [n, d_hook]
 contexts-train-00000.safetensors   tokens, documents [contexts, context_length] int32; length [contexts] int32
 ```
 A shard holds rows of one split, shuffled across the contexts of one window (`shuffle_contexts`). Rows
-of a context are found again by `context` and `position`.
+of a context are found again by `context` and `position`. Activations and `loss_grad/<hook>`, the
+gradient of their context's summed next-token loss (nats), are in raw units and the store's dtype.
 """
 
 from __future__ import annotations
@@ -31,6 +33,11 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 INDEX = "shards.jsonl"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def loss_grad_name(hook: str) -> str:
+    """The name a hook's gradients have in a shard."""
+    return f"loss_grad/{hook}"
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,9 @@ class Contexts:
 class Store:
     """A complete activation store, opened for reading.
 
+    Attributes:
+        has_loss_grad: whether the loss's gradients lie beside the activations.
+
     Raises:
         SaelabError: absent, incomplete, of another schema, damaged, or made by another configuration.
     """
@@ -93,6 +103,7 @@ class Store:
             self.hooks = list(document["hooks"])
             self.mask = Mask.from_json(document["mask"])
             self.content_sha256 = str(document["content_sha256"])
+            self.has_loss_grad = bool(document.get("loss_grad", False))  # older manifests do not say
             for hook in self.hooks:
                 statistics = document["scaling"][hook]
                 if len(statistics["mean"]) != self.width(hook) or not statistics["mean_norm_centred"] > 0:
@@ -147,6 +158,15 @@ class Store:
                 f"this store does not hold '{hook}'", where=str(self.directory), fix=did_you_mean(hook, self.hooks)
             )
 
+    def expect_loss_grad(self) -> None:
+        """Raise where the store holds no gradients."""
+        if not self.has_loss_grad:
+            raise SaelabError(
+                "this store holds no gradients of the loss",
+                where=str(self.directory),
+                fix="cache again with `activations: {loss_grad: true}`",
+            )
+
     def of(self, split: Split) -> list[Shard]:
         return [shard for shard in self.shards if shard.split == split]
 
@@ -163,8 +183,9 @@ class Store:
         tensors = read_tensors(path)
         for hook in self.hooks:
             expected = (shard.n_tokens, self.width(hook))
-            if hook not in tensors or tuple(tensors[hook].shape) != expected:
-                raise SaelabError(f"expected {hook} of shape {list(expected)}", where=str(path))
+            for name in (hook, loss_grad_name(hook)) if self.has_loss_grad else (hook,):
+                if name not in tensors or tuple(tensors[name].shape) != expected:
+                    raise SaelabError(f"expected {name} of shape {list(expected)}", where=str(path))
         return tensors
 
     def contexts(self, split: Split) -> Iterator[Contexts]:

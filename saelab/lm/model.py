@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -159,6 +160,37 @@ class LanguageModel:
         found = self._run(tokens.to(self.device), [hook.name for hook in hooks], last)
         return {hook.name: found[hook.name].flatten(2) for hook in hooks}
 
+    def capture_with_loss_grad(
+        self, tokens: Tensor, length: Tensor, hooks: Sequence[Hook]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Activations as `capture` gives them and, from the same pass, the gradients of the summed
+        next-token loss: each `[context, position, d_hook]`, in the model's dtype.
+
+        A gradient is with respect to what flows on from its hook (what `edited` would change), through
+        every later token. The loss is summed over predictions, so a context's gradients depend neither
+        on its neighbours in the batch nor on padding, whose own are 0.
+
+        Args:
+            tokens: `[context, position]`, padded on the right.
+            length: `[context]`: how many tokens are real.
+
+        Raises:
+            SaelabError: the loss does not depend on a hook.
+        """
+        tokens = tokens.to(self.device)
+        values: dict[str, Tensor] = {}
+
+        def read(value: Tensor, hook: Any, name: str) -> Tensor:
+            # A view of its own: what bypasses this hook must not count, be an earlier one read or not.
+            values[name] = value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
+            return values[name]
+
+        reads = [(hook.name, partial(read, name=hook.name)) for hook in hooks]
+        with torch.enable_grad(), self.bridge.hooks(fwd_hooks=reads):
+            logits = self.bridge(tokens)
+        gradients = _gradients(logits, tokens, length, {hook.name: values[hook.name] for hook in hooks})
+        return {hook.name: values[hook.name].detach().flatten(2) for hook in hooks}, gradients
+
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         """`[context, position]` -> `[context, position, vocabulary]`, in the model's dtype."""
@@ -187,6 +219,37 @@ def next_token_losses(logits: Tensor, tokens: Tensor) -> Tensor:
         for row, target in zip(logits, targets, strict=True)
     ]
     return torch.stack(rows)
+
+
+def summed_loss_gradient(logits: Tensor, tokens: Tensor, length: Tensor) -> Tensor:
+    """Gradient of the sum of all real next-token losses with respect to the logits, in their dtype.
+
+    `[context, position, vocabulary]`, `[context, position]`, `[context]` -> the logits' shape, 0 where
+    nothing real is predicted. Float32 and one context at a time, as `next_token_losses`.
+    """
+    gradient = torch.zeros_like(logits)
+    for row, out, ids, n in zip(logits.detach(), gradient, tokens, length.tolist(), strict=True):
+        real = row[:n].requires_grad_()
+        with torch.enable_grad():
+            loss = next_token_losses(real[None], ids[None, :n]).sum()
+        out[:n] = torch.autograd.grad(loss, real)[0]
+    return gradient
+
+
+def _gradients(logits: Tensor, tokens: Tensor, length: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of the summed loss with respect to the values that gave `logits`, flattened, by hook."""
+    found: Sequence[Tensor | None] = [None] * len(values)
+    if logits.requires_grad:
+        outward = summed_loss_gradient(logits, tokens, length)
+        found = torch.autograd.grad(logits, list(values.values()), outward, allow_unused=True)
+    gradients: dict[str, Tensor] = {}
+    for name, gradient in zip(values, found, strict=True):
+        if gradient is None:
+            raise SaelabError(
+                f"the loss does not depend on hook '{name}'", where="hook", fix="leave it out, or loss_grad: false"
+            )
+        gradients[name] = gradient.flatten(2)
+    return gradients
 
 
 def load(spec: ModelSpec) -> LanguageModel:
@@ -222,6 +285,7 @@ def load(spec: ModelSpec) -> LanguageModel:
             device=device,
             dtype=dtype,
         )
+        bridge.requires_grad_(False)  # also the parameters that the bridge made by splitting others
     identity = {
         "name": spec.name if not Path(spec.name).exists() else Path(spec.name).resolve().name,
         "content": _content(source, spec.revision),

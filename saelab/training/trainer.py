@@ -97,12 +97,12 @@ class Trainer:
         self.directory = directory / "checkpoints"
         self.sinks = sinks or [[] for _ in members]
         self.device = members[0].sae.W_dec.device
-        self.side = frozenset[str]().union(*(member.sae.coder.requires for member in members))
+        self.loss_grad = any("loss_grad" in member.sae.coder.requires for member in members)
         self.loader = Loader(
             store,
             hook,
             target_hook=target_hook,
-            side=self.side,
+            loss_grad=self.loss_grad,
             batch_tokens=spec.batch_tokens,
             mix_shards=spec.mix_shards,
             seed=spec.seed,
@@ -186,7 +186,9 @@ class Trainer:
     def _side(self, raw: Batch, rows: slice) -> dict[str, Tensor]:
         """What stands beside the activations, in training units: they are gradients, and dL/dx' = dL/dx / c for
         x' = c (x - mean)."""
-        return {name: value[rows].to(self.device).float() / self.scaling.factor for name, value in raw.side.items()}
+        return {
+            name: value[rows].to(self.device).float() / self.target_scaling.factor for name, value in raw.side.items()
+        }
 
     def _check_finite(self) -> None:
         for member in self.members:
@@ -217,7 +219,7 @@ class Trainer:
     def heldout(self, member: Member) -> dict[str, float]:
         """Reconstruction of tokens never trained on, in training form: the first `heldout_tokens`."""
         seen = Reconstruction()
-        for raw in stored(self.store, "heldout", self.hook, target_hook=self.target_hook, side=self.side):
+        for raw in stored(self.store, "heldout", self.hook, target_hook=self.target_hook, loss_grad=self.loss_grad):
             for start in range(0, raw.input.shape[0], self.spec.batch_tokens):
                 rows = slice(start, start + min(self.spec.batch_tokens, self.spec.heldout_tokens - seen.n_tokens))
                 x = self.scaling.apply(raw.input[rows].to(self.device))

@@ -9,7 +9,8 @@ import torch
 
 from saelab.activations import CaptureSpec, Loader, Store, capture, stored
 from saelab.activations import capture as capture_function
-from saelab.activations.capture import store_directory
+from saelab.activations.capture import content, store_directory
+from saelab.activations.store import loss_grad_name
 from saelab.errors import SaelabError
 from saelab.files import sha256_file
 from saelab.lm.corpus import DataSpec
@@ -35,6 +36,12 @@ def spec(directory, **changes) -> CaptureSpec:
 
 def files_of(directory):
     return {p.name: sha256_file(p) for p in sorted(directory.iterdir()) if p.name != ".lock"}
+
+
+@pytest.fixture
+def store_with_gradients(lm, tiny_text_file, tmp_path):
+    place = spec(tmp_path / "gradients", loss_grad=True)
+    return capture(lm, DataSpec(str(tiny_text_file)), WINDOWS, MaskSpec(), place)
 
 
 def rows_of(store, split):
@@ -101,13 +108,15 @@ class Killed(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
-@pytest.mark.parametrize("after", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize(
+    ("after", "loss_grad"), [(1, False), (2, False), (3, False), (5, False), (8, False), (4, True)]
+)
 def test_killed_anywhere_the_same_call_continues_to_the_same_bytes(
-    store, lm, tiny_text_file, tmp_path, monkeypatch, after
+    request, lm, tiny_text_file, tmp_path, monkeypatch, after, loss_grad
 ):
     from saelab import files
 
-    undisturbed = files_of(store.directory)
+    undisturbed = files_of(request.getfixturevalue("store_with_gradients" if loss_grad else "store").directory)
     real = files.write_tensors
     count = {"left": after}
 
@@ -119,7 +128,7 @@ def test_killed_anywhere_the_same_call_continues_to_the_same_bytes(
         real(path, tensors, metadata)
 
     place = tmp_path / "again"
-    arguments = (lm, DataSpec(str(tiny_text_file)), WINDOWS, MaskSpec(), spec(place))
+    arguments = (lm, DataSpec(str(tiny_text_file)), WINDOWS, MaskSpec(), spec(place, loss_grad=loss_grad))
     monkeypatch.setattr(files, "write_tensors", write_then_die)
     with pytest.raises(Killed):
         capture_function(*arguments)
@@ -243,6 +252,107 @@ def test_default_directory_is_named_by_content(own_cache):
     place = store_directory(spec("x", dir=None), {"a": 1})
     assert place.parent == own_cache / "activations"
     assert place != store_directory(spec("x", dir=None), {"a": 2})
+
+
+# -- gradients of the loss ------------------------------------------------------------------------------
+
+
+def test_gradients_lie_beside_their_activations(store, store_with_gradients, lm):
+    made, hooks = store_with_gradients, [lm.hook(HOOK), lm.hook(HEADS)]
+    assert made.has_loss_grad
+    assert made.manifest["loss_grad"] is True
+    assert not store.has_loss_grad
+    assert max(shard.bytes for shard in made.shards) <= 60_000 + 4096
+    rows, contexts = rows_of(made, "train"), [c for part in made.contexts("train") for c in part.tokens]
+    for i in range(0, len(rows["context"]), 97):
+        tokens = contexts[rows["context"][i]][None].long()
+        _, fresh = lm.capture_with_loss_grad(tokens, torch.tensor([32]), hooks)
+        for hook in (HOOK, HEADS):
+            expected = fresh[hook][0, rows["position"][i]]
+            torch.testing.assert_close(rows[loss_grad_name(hook)][i], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_gradients_change_nothing_else_in_a_store(store, store_with_gradients):
+    for split in ("train", "heldout"):
+        plain, both = rows_of(store, split), rows_of(store_with_gradients, split)
+        assert both.keys() - plain.keys() == {loss_grad_name(HOOK), loss_grad_name(HEADS)}
+        assert all(torch.equal(plain[name], both[name]) for name in plain)
+    assert store.manifest["scaling"] == store_with_gradients.manifest["scaling"]
+
+
+def test_without_gradients_a_store_is_named_as_before_there_were_any(store, lm, tiny_text_file):
+    arguments = (lm, DataSpec(str(tiny_text_file)), WINDOWS, MaskSpec())
+    plain = content(*arguments, spec("x"))
+    assert list(plain["capture"]) == [
+        "hooks", "tokens", "heldout_tokens", "dtype", "batch_contexts", "shuffle_contexts", "shard_bytes", "seed"
+    ]  # fmt: skip
+    assert content(*arguments, spec("x", loss_grad=True))["capture"] == plain["capture"] | {"loss_grad": True}
+    manifest = store.directory / "manifest.json"
+    old = json.loads(manifest.read_text())
+    del old["loss_grad"]  # as manifests were
+    manifest.write_text(json.dumps(old))
+    assert not capture(*arguments, spec(store.directory)).has_loss_grad
+
+
+def test_a_short_contexts_padding_is_not_stored_and_does_not_count(lm, tiny_text_file, tmp_path):
+    window = WindowSpec(context_length=48, packing="per_document", heldout_frac=0.2, max_document_tokens=60)
+    place = spec(tmp_path / "s", tokens=600, heldout_tokens=50, hooks=(HOOK,), dtype="bfloat16", loss_grad=True)
+    made = capture(lm, DataSpec(str(tiny_text_file)), window, MaskSpec(), place)
+    rows, parts = rows_of(made, "train"), list(made.contexts("train"))
+    tokens, length = (torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "length"))
+    short = (length < 48).nonzero()[0, 0]
+    assert (rows["position"] < length[rows["context"]]).all()
+    mine = rows["context"] == short
+    fresh = lm.capture_with_loss_grad(tokens[short, : length[short]][None].long(), length[short][None], [lm.hook(HOOK)])
+    assert mine.sum() == length[short] - 1  # all but BOS
+    found = rows[loss_grad_name(HOOK)][mine]
+    assert found.dtype == torch.bfloat16
+    expected = fresh[1][HOOK][0, rows["position"][mine]]
+    torch.testing.assert_close(found.float(), expected, rtol=0.01, atol=1e-4)
+
+
+def test_gradients_that_are_not_finite_are_refused(lm, tiny_text_file, tmp_path, monkeypatch):
+    real = lm.capture_with_loss_grad
+
+    def overflowing(*arguments):
+        activations, gradients = real(*arguments)
+        return activations, {name: value * float("inf") for name, value in gradients.items()}
+
+    monkeypatch.setattr(lm, "capture_with_loss_grad", overflowing)
+    with pytest.raises(SaelabError, match=r"gradients at blocks.1.hook_resid_post are not all finite(.|\n)*float32"):
+        capture(lm, DataSpec(str(tiny_text_file)), WINDOWS, MaskSpec(), spec(tmp_path / "s", loss_grad=True))
+
+
+def test_gradients_asked_of_a_store_without_them(store, store_with_gradients):
+    missing = r"holds no gradients of the loss(.|\n)*cache again with `activations: \{loss_grad: true\}`"
+    with pytest.raises(SaelabError, match=missing) as caught:
+        Loader(store, HOOK, batch_tokens=40, loss_grad=True)
+    assert str(store.directory) in str(caught.value)
+    with pytest.raises(SaelabError, match=missing):
+        next(stored(store, "heldout", HOOK, loss_grad=True))
+    manifest = store.directory / "manifest.json"
+    manifest.write_text(json.dumps(store.manifest | {"loss_grad": True}))
+    with pytest.raises(SaelabError, match=r"expected loss_grad/blocks.1.hook_resid_post of shape \[\d+, 32\]"):
+        next(stored(Store(store.directory), "train", HOOK))
+
+
+def test_the_loader_serves_the_targets_gradients_where_asked(store_with_gradients):
+    made = store_with_gradients
+    rows = rows_of(made, "train")
+    for target in (None, HEADS):
+        plain, asked = (
+            next(Loader(made, HOOK, target_hook=target, batch_tokens=100, mix_shards=1, loss_grad=wanted))
+            for wanted in (False, True)
+        )
+        assert not plain.side
+        assert asked.side.keys() == {"loss_grad"}
+        assert torch.equal(plain.input, asked.input)
+        gradients = rows[loss_grad_name(target or HOOK)]
+        for x, gradient in zip(asked.input, asked.side["loss_grad"], strict=True):
+            same_text_so_far = (rows[HOOK] == x).all(1)  # of several such rows each has its own gradient
+            assert (same_text_so_far & (gradients == gradient).all(1)).sum() == 1
+    parts = [batch.side["loss_grad"] for batch in stored(made, "train", HOOK, loss_grad=True)]
+    assert torch.equal(torch.cat(parts), rows[loss_grad_name(HOOK)])
 
 
 # -- the loader ---------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from saelab.errors import SaelabError
 from saelab.lm.mask import Mask, MaskSpec
-from saelab.lm.model import ModelSpec, load, next_token_losses, resolve_device, resolve_dtype
+from saelab.lm.model import ModelSpec, load, next_token_losses, resolve_device, resolve_dtype, summed_loss_gradient
 from saelab.lm.splice import add, constant, reconstruct, splice
 from saelab.sae import build
 from saelab.testing.tiny import tiny_model
@@ -47,6 +47,109 @@ def test_capture_stops_after_the_last_hook(lm, tokens, monkeypatch):
     for handle in handles:
         handle.remove()
     assert set(ran) == {0, 1}
+
+
+def summed_loss(lm, tokens, length):
+    losses = next_token_losses(lm.logits(tokens), tokens).double()
+    return sum(float(row[: n - 1].sum()) for row, n in zip(losses, length.tolist(), strict=True))
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def family_lm(request, tmp_path):
+    return load(ModelSpec(str(tiny_model(tmp_path / request.param, request.param)), dtype="float32", device="cpu"))
+
+
+NUDGED = ["blocks.0.hook_resid_pre", "blocks.0.attn.hook_z", HOOK, "blocks.1.hook_resid_mid", "blocks.2.hook_mlp_out"]
+
+
+def test_gradients_are_those_of_the_summed_loss_when_an_activation_is_nudged(family_lm, tokens):
+    lm, length = family_lm, torch.tensor([12, 12, 7])
+    hooks = [lm.hook(name) for name in NUDGED]
+    _, gradients = lm.capture_with_loss_grad(tokens, length, hooks)
+    generator = torch.Generator().manual_seed(0)
+    for hook in hooks:
+        direction = torch.randn(gradients[hook.name].shape, generator=generator)
+        direction /= direction.norm()
+        up, down = (summed_loss_with(lm, hook, step * direction, tokens, length) for step in (0.005, -0.005))
+        expected = float((gradients[hook.name] * direction).sum())
+        assert (up - down) / 0.01 == pytest.approx(expected, abs=5e-4 * float(gradients[hook.name].norm()))
+
+
+def summed_loss_with(lm, hook, shift, tokens, length):
+    with lm.edited(hook, lambda x: x + shift):
+        return summed_loss(lm, tokens, length)
+
+
+def test_activations_beside_gradients_are_the_captured_ones_to_the_bit(family_lm, tokens):
+    hooks = [family_lm.hook(name) for name in NUDGED]
+    found, gradients = family_lm.capture_with_loss_grad(tokens, torch.full((3,), 12), hooks)
+    expected = family_lm.capture(tokens, hooks)
+    assert list(found) == list(gradients) == NUDGED
+    for name in NUDGED:
+        assert torch.equal(found[name], expected[name])
+        assert gradients[name].shape == found[name].shape
+        assert not found[name].requires_grad
+
+
+def test_neither_the_order_of_hooks_nor_their_number_changes_a_gradient(family_lm, tokens):
+    length = torch.full((3,), 12)
+    hooks = [family_lm.hook(name) for name in NUDGED]
+    together = family_lm.capture_with_loss_grad(tokens, length, hooks)[1]
+    backwards = family_lm.capture_with_loss_grad(tokens, length, hooks[::-1])[1]
+    for hook in hooks:
+        alone = family_lm.capture_with_loss_grad(tokens, length, [hook])[1]
+        torch.testing.assert_close(together[hook.name], alone[hook.name])
+        assert torch.equal(together[hook.name], backwards[hook.name])
+    assert all(p.grad is None and not p.requires_grad for p in family_lm.bridge.parameters())
+
+
+def test_the_loss_is_a_sum_a_context_alone_has_the_same_gradient(lm, tokens):
+    hook = lm.hook(HOOK)
+    together = lm.capture_with_loss_grad(tokens, torch.full((3,), 12), [hook])[1][HOOK]
+    for row in range(3):
+        alone = lm.capture_with_loss_grad(tokens[row : row + 1], torch.tensor([12]), [hook])[1][HOOK]
+        torch.testing.assert_close(together[row : row + 1], alone)
+
+
+def test_padding_has_neither_influence_nor_gradient(lm, tokens):
+    hook, length = lm.hook(HOOK), torch.tensor([12, 7, 2])
+    other = tokens.clone()
+    other[1, 7:], other[2, 2:] = 0, 5
+    gradients = [lm.capture_with_loss_grad(t, length, [hook])[1][HOOK] for t in (tokens, other)]
+    short = lm.capture_with_loss_grad(tokens[1:2, :7], torch.tensor([7]), [hook])[1][HOOK]
+    assert torch.equal(*gradients)
+    torch.testing.assert_close(gradients[0][1, :7], short[0])
+    for row, n in enumerate(length.tolist()):
+        assert not gradients[0][row, n:].any()
+        assert gradients[0][row, : n - 1].any(1).all()
+
+
+def test_a_contexts_last_token_predicts_nothing_so_nothing_reaches_it_at_the_last_layer(lm, tokens):
+    last, length = lm.hook("blocks.2.hook_resid_post"), torch.tensor([12, 7, 2])
+    gradient = lm.capture_with_loss_grad(tokens, length, [last])[1][last.name]
+    for row, n in enumerate(length.tolist()):
+        assert not gradient[row, n - 1].any()
+        assert gradient[row, n - 2].any()
+
+
+def test_a_hook_the_loss_does_not_depend_on_has_no_gradient(lm, tokens):
+    aside = lm.hook("rotary_emb.hook_in")
+    for hooks in ([aside], [lm.hook(HOOK), aside]):
+        with pytest.raises(SaelabError, match=r"the loss does not depend on hook 'rotary_emb\.hook_in'"):
+            lm.capture_with_loss_grad(tokens, torch.full((3,), 12), hooks)
+
+
+def test_the_loss_gradient_is_softmax_minus_target_at_real_predictions(tokens):
+    logits, length = torch.randn(3, 12, 50), torch.tensor([12, 7, 2])
+    tokens = tokens % 50
+    expected = torch.zeros_like(logits)
+    for row, n in enumerate(length.tolist()):
+        target = torch.nn.functional.one_hot(tokens[row, 1:n], 50)
+        expected[row, : n - 1] = logits[row, : n - 1].softmax(-1) - target
+    torch.testing.assert_close(summed_loss_gradient(logits, tokens, length), expected)
+    low = summed_loss_gradient(logits.bfloat16(), tokens, length)
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), expected, atol=0.02, rtol=0.02)
 
 
 def test_unknown_and_unfit_hooks(lm):
