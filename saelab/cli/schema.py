@@ -14,7 +14,7 @@ from saelab.lm.corpus import DataSpec
 from saelab.lm.mask import MaskSpec
 from saelab.lm.model import ModelSpec
 from saelab.lm.windows import WindowSpec
-from saelab.sae import VARIANTS, variants
+from saelab.sae import VARIANTS, Blueprint, variants
 from saelab.training import TrainSpec
 
 _PROBE_WIDTH = 64
@@ -22,14 +22,19 @@ _PROBE_WIDTH = 64
 
 
 def check_variant(choice: Choice) -> None:
-    """Put the variant together, without memory for its weights: its parts say what does not fit."""
-    import torch
-
+    """Put the variant and its objective together: their parts say what does not fit."""
     from saelab.objectives import Objective
 
+    blueprint = _blueprint(choice)
+    Objective(blueprint.losses, blueprint.sae.coder)
+
+
+def _blueprint(choice: Choice) -> Blueprint:
+    """The variant, without memory for its weights."""
+    import torch
+
     with torch.device("meta"):
-        blueprint = variants.build(choice.kind, _PROBE_WIDTH, choice.settings)
-        Objective(blueprint.losses, blueprint.sae.coder)
+        return variants.build(choice.kind, _PROBE_WIDTH, choice.settings)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,22 @@ class RunConfig:
                 f"'{self.hook}' is not among activations.hooks",
                 fix=did_you_mean(self.hook, self.activations.hooks),
             )
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """What the SAE asks of the activations and of the batches."""
+        sae = _blueprint(self.sae).sae
+        provided = {"loss_grad"} if self.activations.loss_grad else set()
+        if missing := sorted(sae.coder.requires - provided):
+            raise SettingError(
+                "sae.kind",
+                f"'{self.sae.kind}' trains with {', '.join(missing)} beside the activations, and they do not hold it",
+                fix="activations: {loss_grad: true}" if "loss_grad" in missing else None,
+            )
+        try:
+            sae.coder.check_batch(self.train.batch_tokens, sae.n_latents)
+        except SettingError as error:
+            raise SettingError(f"sae.{error.key}", error.message, fix=error.fix) from error
 
     @property
     def sae_hook(self) -> str:

@@ -25,6 +25,7 @@ from saelab.lm.model import LanguageModel, low_precision_pays
 from saelab.sae import SAE, build
 from saelab.sae.coders import Precision
 from saelab.training import Member, Progress, Trainer
+from saelab.training.member import OUTLIER_NORM
 from saelab.training.run_directory import RunDirectory
 from saelab.training.sinks import JsonLines, open_sinks
 
@@ -139,15 +140,24 @@ class Run:
         finally:
             for sink in sinks:
                 sink.close()
-        sae = trainer.deploy(member).cpu()
+        sae = trainer.deploy(member)
+        heldout = {"training": trainer.heldout(member), "inference": trainer.heldout_deployed(sae)}
+        sae = sae.cpu()
         sae.identity.provenance = self._provenance(store)
         self.seconds["train"] = time.perf_counter() - started
-        self._write_summary(trainer, member, sae)
+        self._write_summary(trainer, member, sae, heldout)
         sae.save(self.directory.sae)  # last: it says that training is done
         self.reporter.say(
             f"train      {spec.steps:,} steps, {trainer.clock.tokens:,} tokens at "
             f"{trainer.clock.tokens_per_second:,.0f} tokens/s -> {self.directory.sae}"
         )
+        forms = [f"{name} form: FVU {found['fvu']:.4f}, L0 {found['l0']:.1f}" for name, found in heldout.items()]
+        self.reporter.say(f"held out   {'; '.join(forms)}")
+        if member.outlier_share > _NOTABLE_SHARE:
+            self.reporter.say(
+                f"note       activations {OUTLIER_NORM:.0f} times longer than the median took "
+                f"{member.outlier_share:.1%} of the budget that tokens share; mask.max_norm_ratio keeps them out"
+            )
 
     def evaluate(self, store: Store, *, again: bool = False) -> dict[str, Any]:
         """Measure the finished SAE on held-out documents and write `eval.json`."""
@@ -206,7 +216,7 @@ class Run:
             "versions": provenance.versions(),
         }
 
-    def _write_summary(self, trainer: Trainer, member: Member, sae: SAE) -> None:
+    def _write_summary(self, trainer: Trainer, member: Member, sae: SAE, heldout: dict[str, dict[str, float]]) -> None:
         write_json(
             self.directory.summary,
             {
@@ -218,7 +228,8 @@ class Run:
                 "training_seconds": round(trainer.clock.seconds, 2),
                 "tokens_per_second": round(trainer.clock.tokens_per_second, 1),
                 "precision": member.sae.coder.precision,
-                "heldout": trainer.heldout(member),
+                "heldout": heldout,
+                "outlier_share": member.outlier_share,
                 "peak_memory_bytes": provenance.peak_memory_bytes(),
                 "versions": provenance.versions(),
                 "git_revision": provenance.git_revision(),
@@ -254,6 +265,8 @@ def what_trains(config: RunConfig) -> dict[str, Any]:
     return document | {"train": kept}
 
 
+_NOTABLE_SHARE = 0.01
+"""From here on a run says what outliers took."""
 _RHYTHM = frozenset(
     {"log_every_steps", "heldout_every_steps", "heldout_tokens", "checkpoint_every_steps", "keep_checkpoints", "wandb"}
 )

@@ -35,17 +35,16 @@ OUTLIER_NORM = 10.0
 """An activation this many times longer than the batch's median is an outlier."""
 
 
-def outlier_share(x: Tensor, code: SparseCode) -> Tensor:
-    """The share of a batch's active entries that outlying tokens took: 0 where there is no such token.
+def outlier_entries(x: Tensor, code: SparseCode) -> Tensor:
+    """The active entries of a batch that outlying tokens took.
 
     `[tok, d]` and its code. Where a batch shares a budget, a few long activations can eat it (the mask's
     `max_norm_ratio` keeps them out).
     """
     norms = x.norm(dim=1)
     if len(norms) == 0:
-        return norms.new_zeros(())
-    l0 = code.l0()
-    return l0[norms > OUTLIER_NORM * norms.median()].sum() / l0.sum().clamp_min(1)
+        return torch.zeros((), dtype=torch.int64, device=x.device)
+    return code.l0()[norms > OUTLIER_NORM * norms.median()].sum()
 
 
 class Member:
@@ -68,6 +67,8 @@ class Member:
         self.objective = Objective(blueprint.losses, self.sae.coder).to(device)
         self.optimiser = optimiser.adam(self.sae, spec)
         self.tracker = DeadTracker(self.sae.n_latents, spec.dead_after_tokens, device)
+        self.entries = torch.zeros((), dtype=torch.int64, device=device)
+        self.outlier_entries = torch.zeros_like(self.entries)
         self.all_finite = torch.ones((), dtype=torch.bool, device=device)
 
     def step(self, batch: Batch, number: int) -> dict[str, Tensor]:
@@ -93,8 +94,16 @@ class Member:
             if norm is not None:
                 metrics["metrics/grad_norm"] = norm
             if not sae.coder.per_token:
-                metrics["metrics/outlier_share"] = outlier_share(batch.input, code)
+                taken = outlier_entries(batch.input, code)
+                self.outlier_entries += taken
+                metrics["metrics/outlier_share"] = taken / firing.sum().clamp_min(1)
+            self.entries += firing.sum()
         return metrics
+
+    @property
+    def outlier_share(self) -> float:
+        """The share of all active entries so far that outlying tokens took, where tokens share a budget."""
+        return float(self.outlier_entries / self.entries.clamp_min(1))
 
     def check(self) -> bool:
         """Whether every loss, gradient norm and weight so far is finite; waits for the device."""
@@ -111,6 +120,7 @@ class Member:
             for key, value in self.optimiser.state[parameter].items():
                 out[f"adam.{name}.{key}"] = value
         out["dead.tokens_since"] = self.tracker.tokens_since
+        out |= {"entries": self.entries, "outlier_entries": self.outlier_entries}
         return out
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -130,6 +140,8 @@ class Member:
             state["step"] = tensors[f"adam.{name}.step"].to(parameter.device)
             self.optimiser.state[parameter] = state
         _copy(self.tracker.tokens_since, tensors["dead.tokens_since"], "dead.tokens_since")
+        for name, count in (("entries", self.entries), ("outlier_entries", self.outlier_entries)):
+            _copy(count, tensors[name], name)
 
 
 def _copy(into: Tensor, value: Tensor, name: str) -> None:

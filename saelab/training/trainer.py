@@ -32,6 +32,10 @@ CALIBRATION_TOKENS = 100_000
 """Training tokens, at most, from which thresholds of the inference form are measured."""
 
 
+Reconstructed = tuple[Tensor, Tensor, Tensor]
+"""Targets, reconstructions, and the L0 of their codes."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """One line for a person: where training is, and how it goes."""
@@ -215,17 +219,37 @@ class Trainer:
                 sink.log(self.step, line)
         self.report(Progress(self.step, self.spec.steps, self.clock.tokens_per_second, lines[0]))
 
-    @torch.no_grad()
     def heldout(self, member: Member) -> dict[str, float]:
         """Reconstruction of tokens never trained on, in training form: the first `heldout_tokens`."""
+
+        def reconstruct(raw: Batch, rows: slice) -> Reconstructed:
+            x = self.scaling.apply(raw.input[rows].to(self.device))
+            code = member.sae.encode(x, self._side(raw, rows))
+            target = self.target_scaling.apply(raw.target[rows].to(self.device))
+            return target, member.sae.decode(code), code.l0()
+
+        member.sae.eval()  # no noise, and no running statistic learns from held-out tokens
+        try:
+            return self._heldout(reconstruct)
+        finally:
+            member.sae.train()
+
+    def heldout_deployed(self, sae: SAE) -> dict[str, float]:
+        """The same tokens through an inference form."""
+
+        def reconstruct(raw: Batch, rows: slice) -> Reconstructed:
+            code = sae.encode(raw.input[rows].to(self.device))
+            return raw.target[rows].to(self.device).float(), sae.decode(code), code.l0()
+
+        return self._heldout(reconstruct)
+
+    @torch.no_grad()
+    def _heldout(self, reconstruct: Callable[[Batch, slice], Reconstructed]) -> dict[str, float]:
         seen = Reconstruction()
         for raw in stored(self.store, "heldout", self.hook, target_hook=self.target_hook, loss_grad=self.loss_grad):
             for start in range(0, raw.input.shape[0], self.spec.batch_tokens):
                 rows = slice(start, start + min(self.spec.batch_tokens, self.spec.heldout_tokens - seen.n_tokens))
-                x = self.scaling.apply(raw.input[rows].to(self.device))
-                code = member.sae.encode(x, self._side(raw, rows))
-                target = self.target_scaling.apply(raw.target[rows].to(self.device))
-                seen.update(target, member.sae.decode(code), code.l0())
+                seen.update(*reconstruct(raw, rows))
                 if seen.n_tokens >= self.spec.heldout_tokens:
                     break
             if seen.n_tokens >= self.spec.heldout_tokens:
