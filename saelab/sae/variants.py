@@ -402,7 +402,7 @@ def jumprelu(
     target_l0: Annotated[float | None, "active latents wanted per token"] = 32.0,
     warmup_frac: Warmup = 0.1,
     tanh_c: Annotated[float, "steepness of the tanh penalty"] = 4.0,
-    threshold: Annotated[float, "thresholds at the start, in units of scaled inputs"] = 0.5,
+    threshold: Annotated[float, "thresholds at the start, in units of scaled inputs"] = 2.0,
     bandwidth: Annotated[float, "width of the window around a threshold in which it learns"] = 0.5,
     reach: Annotated[Reach, "whether the window's gradient reaches thresholds alone, or all weights"] = "threshold",
     pre_act: Annotated[float, "weight of the loss that lifts pre-activations below their threshold; 0: off"] = 3e-6,
