@@ -1,4 +1,4 @@
-"""A few activations many times the usual length: what they take of a budget that tokens share, and what keeps them out."""
+"""A few activations many times the usual length: what they take of a shared budget, and what keeps them out."""
 
 from __future__ import annotations
 
