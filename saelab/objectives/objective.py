@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,8 +14,13 @@ from saelab.sae.coders import Coder
 from saelab.sae.variants import LossTerm
 
 _CONTROL_RATE = 0.02
-"""Change of a controlled weight's logarithm per step and relative error of L0, which is clipped to 1."""
+"""Largest change of a controlled weight's logarithm per step."""
+_CONTROL_HORIZON_STEPS = 50
+"""How far ahead a controller looks along the present trend of L0."""
+_TREND_RATE = 0.1
 _LARGEST_LOG_GAIN = 12.0
+_SMALLEST_L0 = 0.01
+_UNKNOWN = -1e9
 
 
 def ramp(term: LossTerm, progress: float) -> float:
@@ -25,15 +31,18 @@ def ramp(term: LossTerm, progress: float) -> float:
 class Objective(nn.Module):
     """The weighted sum of a variant's loss terms.
 
-    A term with a `target_l0` has a controller: its weight rises while more latents are active than wanted
-    and falls while fewer are (integral control on its logarithm). Controllers and what terms remember are
-    buffers, so that a resumed run goes on as it was.
+    A term with a `target_l0` has a controller: its weight rises while L0, on its present trend, will be above
+    the target some steps ahead, and falls while it will be below. (Without the trend a penalty that acts
+    slowly is raised far too long, and latents die of it.) Controllers and what terms remember are buffers,
+    so that a resumed run goes on as it was.
 
     Raises:
         SettingError: a term asks for a channel that the coder does not provide.
     """
 
     log_gain: Tensor
+    log_l0: Tensor
+    trend: Tensor
 
     def __init__(self, losses: Sequence[LossTerm], coder: Coder):
         super().__init__()
@@ -54,6 +63,8 @@ class Objective(nn.Module):
             f"{kind}_{kinds[:i].count(kind) + 1}" if kind in kinds[:i] else kind for i, kind in enumerate(kinds)
         ]
         self.register_buffer("log_gain", torch.zeros(len(kinds)))
+        self.register_buffer("log_l0", torch.full((), _UNKNOWN))
+        self.register_buffer("trend", torch.zeros(()))
 
     def forward(self, p: Pass) -> tuple[Tensor, dict[str, Tensor]]:
         """The total, and each term's unweighted value by name (a second one of a kind gets a number)."""
@@ -72,10 +83,13 @@ class Objective(nn.Module):
     def _control(self, p: Pass) -> None:
         if all(loss.target_l0 is None for loss in self.losses):
             return
-        l0 = p.code.active.sum() / p.n_tokens
+        log_l0 = (p.code.active.sum() / p.n_tokens).clamp_min(_SMALLEST_L0).log()
+        change = torch.where(self.log_l0 == _UNKNOWN, 0.0, log_l0 - self.log_l0)
+        self.log_l0.copy_(log_l0)
+        self.trend.lerp_(change, _TREND_RATE)
+        ahead = log_l0 + _CONTROL_HORIZON_STEPS * self.trend
         for i, loss in enumerate(self.losses):
             if loss.target_l0 is not None and p.progress >= loss.warmup_frac:
-                error = (l0 / loss.target_l0 - 1).clamp(-1, 1)
-                self.log_gain[i] = (self.log_gain[i] + _CONTROL_RATE * error).clamp(
-                    -_LARGEST_LOG_GAIN, _LARGEST_LOG_GAIN
-                )
+                error = (ahead - math.log(loss.target_l0)).clamp(-1, 1)
+                self.log_gain[i] += _CONTROL_RATE * error
+        self.log_gain.clamp_(-_LARGEST_LOG_GAIN, _LARGEST_LOG_GAIN)

@@ -53,8 +53,8 @@ class PreActivations:
 
     @torch.no_grad()
     def of(self, latents: Tensor) -> Tensor:
-        """`[tok, len(latents)]`."""
-        return torch.addmm(self.bias[latents], self.x, self.weight[latents].T)
+        """`[len(latents), tok]`: a latent a row."""
+        return torch.addmm(self.bias[latents, None], self.weight[latents], self.x.T)
 
     def by_tokens(self) -> Iterator[Tensor]:
         """Blocks `[some tok, lat]`; one is valid until the next."""

@@ -412,15 +412,16 @@ def jumprelu(
     """JumpReLU (Rajamanoharan et al. 2024, arXiv 2407.14435): a learned threshold per latent, an L0 penalty.
 
     `penalty: tanh`, `reach: all`, `pre_act_on: all`, `bandwidth: 2`, `threshold: 0.1`, `warmup_frac: 1` are
-    Anthropic's January 2025 update. Deviations: the threshold itself is learned, not its logarithm; it and
-    the bandwidth start larger than in the paper, whose inputs have mean square norm 1 (here d_model).
+    Anthropic's January 2025 update. Deviations: the threshold itself is learned, in units of the input's
+    norm, not its logarithm; it and the bandwidth start larger than in the paper, whose inputs have mean
+    square norm 1 (here d_model).
     """
     _not_negative(pre_act=pre_act, tanh_c=tanh_c)
     _fraction(warmup_frac=warmup_frac)
     if coefficient is None:
         coefficient = float(d_model) if penalty == "l0_target" else 10.0
     _not_negative(coefficient=coefficient)
-    rule = JumpReLU(threshold, bandwidth, reach)
+    rule = JumpReLU(threshold, bandwidth, reach, unit=d_model**0.5)
     sae = one_step(d_model, n_latents, rule, centred=False, decoder_norm=decoder_norm)
     if penalty == "l0_target":
         if target_l0 is None:

@@ -184,13 +184,13 @@ def exceeded_by(density: Tensor, pre: PreActivations) -> Tensor:
     wanted = density * pre.n_tokens
     out = torch.empty_like(density)
     for latents in groups_by_size(wanted.ceil().long()):
-        columns = pre.of(latents)
-        most = min(int(wanted[latents].max()) + 2, len(columns))
-        ordered = columns.topk(most, dim=0).values
-        place = wanted[latents].round().long().clamp(1, len(columns))[None]
-        last = ordered.gather(0, place - 1)
-        after = ordered.gather(0, place.clamp_max(most - 1))
-        out[latents] = ((last + after) / 2)[0].to(out)
+        rows = pre.of(latents)
+        most = min(int(wanted[latents].max()) + 2, pre.n_tokens)
+        ordered = top_k(rows, most)[0].sort(dim=1, descending=True).values
+        place = wanted[latents].round().long().clamp(1, pre.n_tokens)[:, None]
+        last = ordered.gather(1, place - 1)
+        after = ordered.gather(1, place.clamp_max(most - 1))
+        out[latents] = ((last + after) / 2)[:, 0].to(out)
     return out
 
 

@@ -80,14 +80,23 @@ class JumpReLU(SelectionRule):
     reaches "all"); `threshold` `[lat]`. The support holds the window below the threshold, too.
 
     Source: Rajamanoharan et al. 2024 (arXiv 2407.14435), equations 11 and 12; `reach: all` is Anthropic's
-    January 2025 update. Deviation: theta itself is the parameter, not its logarithm, which Adam moves too
-    slowly; it is clamped at 0 after each step. The estimate looks at `u`, not at the jumped `z`.
+    January 2025 update, read as SAELens reads it; its page can also be read as `dz/du` without the window.
+    Deviation: the parameter is theta over `unit`, not its logarithm, which Adam moves too slowly; it is
+    clamped at 0 after each step. The estimate looks at `u`, not at the jumped `z`.
+
+    Args:
+        initial: thresholds at the start; bandwidth: of the window; both in units of the pre-activations.
+        unit: what Adam's steps are measured in: the norm of an input, sqrt(d), so that thresholds keep pace
+            with encoder rows (a step of 1 in theta itself is much shorter than one in a row of W_enc).
+
+    Attributes:
+        relative: `[lat]`, theta over `unit`.
     """
 
     screens = True
     provides = frozenset({"step", "threshold"})
 
-    def __init__(self, initial: float, bandwidth: float, reach: Reach = "threshold"):
+    def __init__(self, initial: float, bandwidth: float, reach: Reach = "threshold", *, unit: float = 1.0):
         super().__init__()
         if initial < 0:
             raise SettingError("threshold", f"must not be negative, found {initial}")
@@ -95,10 +104,15 @@ class JumpReLU(SelectionRule):
             raise SettingError("bandwidth", f"must be positive, found {bandwidth}")
         if reach not in get_args(Reach):
             raise SettingError("reach", f"reach is 'threshold' or 'all', not '{reach}'")
-        self.initial, self.bandwidth, self.reach = initial, bandwidth, reach
+        self.initial, self.bandwidth, self.reach, self.unit = initial, bandwidth, reach, unit
 
     def prepare(self, n_latents: int) -> None:
-        self.threshold = nn.Parameter(torch.full((n_latents,), self.initial))
+        self.relative = nn.Parameter(torch.full((n_latents,), self.initial / self.unit))
+
+    @property
+    def threshold(self) -> Tensor:
+        """`[lat]`, at least 0, in units of the pre-activations."""
+        return self.relative * self.unit
 
     def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
         lowest = self.threshold.detach() - (self.bandwidth / 2 if self.training else 0.0)
@@ -114,7 +128,7 @@ class JumpReLU(SelectionRule):
 
     @torch.no_grad()
     def adapt(self, step: Step) -> None:
-        self.threshold.clamp_(min=0.0)
+        self.relative.clamp_(min=0.0)
 
     def inference(self) -> Threshold:
         return Threshold(self.threshold)
