@@ -39,8 +39,9 @@ class PrefixMSE(Term):
     Prefix j reconstructs with the entries of the latents below `prefixes[j]`; the last is the whole code.
     Each is the one before plus its own entries, so that all together cost two decodings.
 
-    Source: Matryoshka SAEs (arXiv 2503.17547), equation 4, with equal weights; divided by their number, so
-    that the weight of other terms does not depend on it.
+    Source: Matryoshka SAEs (arXiv 2503.17547), with equal weights; divided by their number, so that the
+    weight of other terms does not depend on it. The official code also counts the empty prefix, the
+    error of `b_dec` alone, which no latent can change.
     """
 
     def __init__(self, prefixes: Sequence[int]):

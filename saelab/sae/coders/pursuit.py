@@ -29,8 +29,9 @@ class Pursuit(Coder):
     residual is no longer than `residual_threshold`, or no correlation is left to take.
 
     Source: MP-SAE (arXiv 2506.03093), algorithm 1. `selection: positive` takes the largest correlation while
-    that is positive, as the official code does; `absolute` is Mallat and Zhang's rule, whose residual goes
-    to the projection error. The triangular solve is ours.
+    that is positive, as the official code does (which also ends a pursuit at the first latent picked
+    twice, and keeps rows at unit norm only when it starts); `absolute` is Mallat and Zhang's rule, whose
+    residual goes to the projection error. The triangular solve is ours.
 
     Attributes:
         steps: latents picked per token at most; may be changed at any time.

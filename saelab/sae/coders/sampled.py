@@ -24,7 +24,9 @@ class Sampled(OneStep):
     Channels: `mean` `[tok, lat]`; `log_var` `[tok, lat]`, or `[]` where the noise is fixed. Without noise
     there is no variance, and no `log_var`.
 
-    Source: variational SAEs (arXiv 2509.22994). The official code's fixed variance draws nothing; here it does.
+    Source: variational SAEs (arXiv 2509.22994). Of the official code, whose versions differ, this takes the
+    unconstrained mean. Deviations: its fixed variance draws nothing, here it does; its TopK ranks samples by
+    magnitude and keeps their sign, here the base rule decides.
 
     Attributes:
         W_var, b_var: of the second head, where the variance is learned.

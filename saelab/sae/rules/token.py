@@ -87,7 +87,9 @@ class GradientTopK(TopK):
     `beta` has no unit (`normalise`; without it m = 1). Values stay raw: only the ranking changes, and no
     gradient flows through it. Deployed as plain TopK, which needs no `g`.
 
-    Source: gradient SAEs (arXiv 2411.10397). Deviation: the division by the running mean is ours.
+    Source: gradient SAEs (arXiv 2411.10397), known to us from its abstract and summaries, which say that TopK
+    is augmented by `beta z |W_dec g|`; this reads that as `z + beta z |W_dec g|` (the alternative, the
+    second term alone, is the limit of large beta). The division by the running mean is ours.
     """
 
     requires = frozenset({"loss_grad"})
