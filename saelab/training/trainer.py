@@ -28,7 +28,7 @@ STREAM_SETTINGS = (
     *("log_every_steps", "heldout_every_steps", "heldout_tokens", "checkpoint_every_steps", "keep_checkpoints"),
 )
 """What members of one trainer have in common."""
-CALIBRATION_TOKENS = 100_000
+CALIBRATION_TOKENS, CALIBRATION_BYTES = 100_000, 2**29
 """Training tokens, at most, from which thresholds of the inference form are measured."""
 
 
@@ -258,12 +258,14 @@ class Trainer:
 
     def deploy(self, member: Member) -> SAE:
         """The member's inference form on raw activations, its thresholds calibrated on training tokens."""
-        member.sae.calibrate(self.scaling.apply(self._spread_tokens().to(self.device)))
+        if not member.sae.coder.per_token:
+            member.sae.calibrate(self.scaling.apply(self._spread_tokens().to(self.device)))
         return member.sae.inference(self.scaling)
 
     def _spread_tokens(self) -> Tensor:
         """`[tok, d]` raw training activations, spread evenly over the store."""
-        stride = max(1, -(-self.store.n_tokens("train") // CALIBRATION_TOKENS))
+        most = min(CALIBRATION_TOKENS, CALIBRATION_BYTES // (4 * self.scaling.mean.numel()))
+        stride = max(1, -(-self.store.n_tokens("train") // most))
         return torch.cat([raw.input[::stride] for raw in stored(self.store, "train", self.hook)])
 
     def save(self) -> None:
