@@ -7,7 +7,6 @@ takes part without a line here.
 from __future__ import annotations
 
 import inspect
-import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,10 +14,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import torch
-
 from saelab.errors import SaelabError, did_you_mean
-from saelab.sae import SAE, VARIANTS
+from saelab.sae import VARIANTS
 from saelab.testing import recovery
 from saelab.testing.fitting import fit, heldout, measure, measure_codes
 from saelab.testing.planted import Hierarchy, Readout, Signed, Superposed, World, stream
@@ -36,26 +33,6 @@ WORLDS: dict[str, World] = {
 """The first four are a ladder of difficulty."""
 
 EVALUATION_TOKENS = 16_384
-_TUNING_ROUNDS = 6
-_CLOSE_ENOUGH = 0.05
-"""Relative distance from the wanted L0 at which tuning stops."""
-
-
-@dataclass(frozen=True)
-class Tune:
-    """A setting that is searched, by bisection of its logarithm, for the world's L0."""
-
-    setting: str
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What planted.yaml says about one variant."""
-
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    tune: Tune | None = None
 
 
 @dataclass
@@ -64,7 +41,7 @@ class Row:
 
     Attributes:
         world, name: which; `name` is a variant, "oracle" (true dictionary) or "random" (random one).
-        settings: of the variant, tuned ones included.
+        settings: of the variant.
         metrics: per metric, one value for each seed; see `saelab.testing.fitting.measure`. Variants have
             `untrained_mcc` besides.
         refused: why this variant cannot be trained here; then there are no metrics.
@@ -111,12 +88,6 @@ def _plan() -> Mapping[str, Any]:
     return yaml.safe_load(files("saelab.bench").joinpath("planted.yaml").read_text(encoding="utf-8"))
 
 
-def entry(kind: str) -> Entry:
-    """What planted.yaml says about a variant; nothing, for most."""
-    found = _plan()["variants"].get(kind, {})
-    return Entry(found.get("settings", {}), Tune(**found["tune"]) if "tune" in found else None)
-
-
 def train_spec(steps: int, seed: int) -> TrainSpec:
     """How every variant is trained."""
     train = _plan()["train"]
@@ -125,9 +96,14 @@ def train_spec(steps: int, seed: int) -> TrainSpec:
 
 def settings_for(kind: str, world: World) -> dict[str, Any]:
     """A variant's settings on a world: width and sparsity from the world, where it has such settings."""
-    from_world = {"n_latents": len(world.features), "k": max(1, round(world.l0)), "target_l0": world.l0}
+    from_world = {
+        "n_latents": len(world.features),
+        "k": max(1, round(world.l0)),
+        "l0": world.l0,
+        "target_l0": world.l0,
+    }
     known = inspect.signature(VARIANTS[kind]).parameters
-    return {name: value for name, value in from_world.items() if name in known} | dict(entry(kind).settings)
+    return {name: value for name, value in from_world.items() if name in known} | _plan()["settings"].get(kind, {})
 
 
 def run(
@@ -152,8 +128,9 @@ def run(
         if name not in WORLDS:
             raise SaelabError(f"unknown planted world '{name}'", fix=did_you_mean(name, WORLDS))
     kinds, worlds = list(kinds) or list(VARIANTS), list(worlds) or list(WORLDS)
-    trainings = sum(seeds + (_TUNING_ROUNDS if entry(kind).tune else 0) for kind in kinds if VARIANTS[kind])
-    progress = _Progress(report, trainings * len(worlds))
+    for kind in kinds:
+        VARIANTS[kind]  # unknown ones are refused before an hour has passed
+    progress = _Progress(report, len(worlds) * len(kinds) * seeds)
     for name in worlds:
         yield from _nulls(name, seeds)
         for kind in kinds:
@@ -179,9 +156,6 @@ def _nulls(name: str, seeds: int) -> Iterator[Row]:
 
 def _variant(name: str, kind: str, seeds: int, steps: int, progress: _Progress) -> Row:
     settings = settings_for(kind, WORLDS[name])
-    tune = entry(kind).tune
-    if tune is not None:
-        settings[tune.setting] = _tuned(name, kind, settings, tune, steps, progress)
     row = Row(name, kind, settings)
     for seed in range(seeds):
         progress.begin(f"{name} {kind} seed {seed}")
@@ -190,26 +164,3 @@ def _variant(name: str, kind: str, seeds: int, steps: int, progress: _Progress) 
         untrained = measure(world, fit(world, kind, settings, spec, steps=0), sample)
         row.add(measure(world, fit(world, kind, settings, spec), sample) | {"untrained_mcc": untrained["mcc"]})
     return row
-
-
-def _tuned(name: str, kind: str, settings: Mapping[str, Any], tune: Tune, steps: int, progress: _Progress) -> float:
-    """The value of one setting at which the first seed's L0, in inference form, is the world's."""
-    world = replace(WORLDS[name], seed=0)
-    sample = heldout(world, EVALUATION_TOKENS, 0)
-    low, high = math.log(tune.low), math.log(tune.high)
-    value = math.exp((low + high) / 2)
-    for number in range(_TUNING_ROUNDS):
-        progress.begin(f"{name} {kind} {tune.setting} = {value:.3g}")
-        sae = fit(world, kind, {**settings, tune.setting: value}, train_spec(steps, 0))
-        l0 = _l0(sae, sample.x)
-        if abs(l0 / world.l0 - 1) < _CLOSE_ENOUGH:
-            progress.total -= _TUNING_ROUNDS - 1 - number
-            break
-        low, high = (math.log(value), high) if l0 > world.l0 else (low, math.log(value))
-        value = math.exp((low + high) / 2)
-    return value
-
-
-@torch.no_grad()
-def _l0(sae: SAE, x: torch.Tensor) -> float:
-    return sae.encode(x).l0().double().mean().item()

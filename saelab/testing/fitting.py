@@ -15,7 +15,8 @@ from saelab.testing import recovery
 from saelab.testing.planted import Sample, World, stream
 from saelab.training import Member, TrainSpec
 
-_SCALING_TOKENS = 8192
+_FIRST_TOKENS = 16_384
+"""Training tokens that scaling, the first bias and the thresholds come from."""
 
 
 def fit(
@@ -29,8 +30,7 @@ def fit(
     """Build and train a variant on a world as the trainer would -> its inference form.
 
     Inputs are centred and scaled as `spec` says, the decoder's bias starts at their mean, thresholds are
-    calibrated on tokens of the last kind seen, and the scaling is folded in: the result reads `world`'s
-    own units.
+    calibrated on training tokens, and the scaling is folded in: the result reads the world's own units.
 
     Args:
         settings: of the variant.
@@ -38,7 +38,7 @@ def fit(
         steps: how many of `spec.steps` to take (None: all); 0 gives the untrained SAE.
     """
     generator = stream(spec.seed, "tokens")
-    x = world.sample(_SCALING_TOKENS, generator).x
+    x = world.sample(_FIRST_TOKENS, generator).x
     scaling = _scaling(x, spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(spec.seed, "weights").initial_seed())
@@ -48,6 +48,7 @@ def fit(
             member.sae.b_dec.copy_(scaling.apply(x).mean(0))
         for step in range(spec.steps if steps is None else steps):
             member.step(_batch(world.sample(spec.batch_tokens, generator), scaling), step)
+        member.sae.calibrate(scaling.apply(x))
         return member.sae.inference(scaling)
 
 
@@ -95,4 +96,4 @@ def _scaling(x: Tensor, spec: TrainSpec) -> Scaling:
 
 def _batch(sample: Sample, scaling: Scaling) -> Batch:
     x = scaling.apply(sample.x)
-    return Batch(x, x)
+    return Batch(x, x, {} if sample.loss_grad is None else {"loss_grad": sample.loss_grad})
