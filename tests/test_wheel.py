@@ -16,7 +16,8 @@ def test_the_wheel_holds_package_and_configs_and_nothing_else(tmp_path):
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("saelab-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("saelab/__init__.py", "saelab/py.typed", "saelab/configs/demo.yaml", "saelab/configs/gpt2-small.yaml"):
+    configs = [f"saelab/configs/{name}.yaml" for name in ("demo", "gpt2-small")]
+    for name in ("saelab/__init__.py", "saelab/py.typed", "saelab/bench/planted.yaml", *configs):
         assert name in names
     tops = {name.split("/")[0] for name in names}
     assert tops == {"saelab", next(top for top in tops if top.endswith(".dist-info"))}

@@ -153,9 +153,10 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _add_groups() -> None:
-    from saelab.cli import assets, config
+    from saelab.cli import assets, bench, config
 
     app.add_typer(assets.app, name="assets", help="The demo model and text.")
+    app.add_typer(bench.app, name="bench", help="What the variants find where the truth is known.")
     app.add_typer(config.app, name="config", help="Show, check and describe configurations.")
 
 
