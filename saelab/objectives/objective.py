@@ -15,6 +15,8 @@ from saelab.sae.variants import LossTerm
 
 _CONTROL_RATE = 0.02
 """Largest change of a controlled weight's logarithm per step."""
+_CONTROL_GAIN = 3.0
+"""Relative errors of L0 above a third move a weight at full speed, smaller ones in proportion."""
 _CONTROL_HORIZON_STEPS = 50
 """How far ahead a controller looks along the present trend of L0."""
 _TREND_RATE = 0.1
@@ -90,6 +92,6 @@ class Objective(nn.Module):
         ahead = log_l0 + _CONTROL_HORIZON_STEPS * self.trend
         for i, loss in enumerate(self.losses):
             if loss.target_l0 is not None and p.progress >= loss.warmup_frac:
-                error = (ahead - math.log(loss.target_l0)).clamp(-1, 1)
+                error = (_CONTROL_GAIN * (ahead - math.log(loss.target_l0))).clamp(-1, 1)
                 self.log_gain[i] += _CONTROL_RATE * error
         self.log_gain.clamp_(-_LARGEST_LOG_GAIN, _LARGEST_LOG_GAIN)

@@ -398,7 +398,7 @@ def jumprelu(
         Literal["l0_target", "l0", "tanh"],
         "l0_target: squared relative distance to target_l0; l0, tanh: their mean, steered by target_l0 if given",
     ] = "l0_target",
-    coefficient: Annotated[float | None, "weight of the penalty (none: d_model for l0_target, else 10)"] = None,
+    coefficient: Annotated[float | None, "weight of the penalty (none: 10 d_model for l0_target, else 10)"] = None,
     target_l0: Annotated[float | None, "active latents wanted per token"] = 32.0,
     warmup_frac: Warmup = 0.1,
     tanh_c: Annotated[float, "steepness of the tanh penalty"] = 4.0,
@@ -419,7 +419,7 @@ def jumprelu(
     _not_negative(pre_act=pre_act, tanh_c=tanh_c)
     _fraction(warmup_frac=warmup_frac)
     if coefficient is None:
-        coefficient = float(d_model) if penalty == "l0_target" else 10.0
+        coefficient = 10.0 * d_model if penalty == "l0_target" else 10.0
     _not_negative(coefficient=coefficient)
     rule = JumpReLU(threshold, bandwidth, reach, unit=d_model**0.5)
     sae = one_step(d_model, n_latents, rule, centred=False, decoder_norm=decoder_norm)
