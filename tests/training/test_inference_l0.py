@@ -1,4 +1,4 @@
-"""Thresholds of the inference form, on tokens never trained on: L0 as asked for, latent by latent where that is asked."""
+"""Thresholds of the inference form, on tokens never trained on: L0 as asked for, also latent by latent."""
 
 from __future__ import annotations
 
