@@ -106,7 +106,8 @@ def solve(x: Tensor, rows: Tensor, picked: Tensor, used: Tensor) -> Tensor:
     """The coefficients `[tok, steps]` of the steps that `pursue` picked, differentiable in `x` and `rows`."""
     if x.shape[0] == 0:
         return x.new_zeros(picked.shape)
-    atoms = rows[picked] * used[..., None]
+    # `embedding`, not `rows[picked]`, whose backward adds in the order in which threads arrive
+    atoms = torch.nn.functional.embedding(picked, rows) * used[..., None]
     system = torch.tril(atoms @ atoms.transpose(1, 2), diagonal=-1)
     right = atoms @ x[..., None]
     return torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).squeeze(-1)
