@@ -7,6 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_STEEPEST = 600.0
+"""No weight of a curve is less than exp(-600) of its first: a steep one (a large shift and a larger exponent, nearly
+an exponential) would leave nothing to scale."""
+
 
 @dataclass(frozen=True)
 class Zipf:
@@ -21,7 +25,8 @@ class Zipf:
         The share that does not fit under 1 goes to the other latents in proportion.
         """
         ranks = torch.arange(1, n_latents + 1, dtype=torch.float64)
-        return capped((ranks + self.shift) ** -self.exponent, total)
+        fall = self.exponent * ((ranks + self.shift) / (1 + self.shift)).log()
+        return capped((-fall.clamp_max(_STEEPEST)).exp(), total)
 
 
 def capped(weights: Tensor, total: float) -> Tensor:
