@@ -70,9 +70,11 @@ TERMS: Registry[Callable[..., Term]] = Registry("loss term")
 
 
 def variance(target: Tensor) -> Tensor:
-    """Summed squared deviation from the batch's mean, never 0."""
+    """Summed squared deviation from the batch's mean; at least the rounding error of the summed squares, so that what
+    is divided by it stays finite for a single token, or several that are alike."""
     deviation = target - target.mean(0, keepdim=True) if target.shape[0] else target
-    return deviation.square().sum().clamp_min(torch.finfo(target.dtype).tiny)
+    rounding = torch.finfo(target.dtype).eps * target.square().sum().clamp_min(1.0)
+    return torch.maximum(deviation.square().sum(), rounding)
 
 
 def normalised(target: Tensor, recon: Tensor) -> Tensor:
