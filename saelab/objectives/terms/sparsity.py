@@ -44,9 +44,9 @@ class GateL1(Term):
 class AnnealedLp(Term):
     """`mean over tokens of sum_i (|z_i| ||d_i||)^p`, with p falling from 1 to `p_end` in equal steps.
 
-    p falls `updates` times between `start_frac` of training and its end. At each change the term is
-    rescaled by the ratio of its values at the old and the new p over the last batches, so that it does not
-    jump. `z^p` is `(z + eps)^p - eps^p`: near 0 its slope stays finite.
+    From `start_frac` of training on, p falls at the beginning of each of `updates` equal periods, so that it is
+    `p_end` in the last. At each change the term is rescaled by the ratio of its values at the old and the new p
+    over the last batches, so that it does not jump. `z^p` is `(z + eps)^p - eps^p`: near 0 its slope stays finite.
 
     Source: p-annealing (Karvonen et al. 2024, arXiv 2408.00113), section 3.3, and its official code, whose
     queue of 10 batches this keeps. Deviation: eps.
@@ -72,13 +72,18 @@ class AnnealedLp(Term):
         self.register_buffer("update", torch.zeros(()))
         self.register_buffer("recent", torch.zeros(self.QUEUE, 2))
 
+    def due(self, progress: float) -> int:
+        """How often p is to have fallen by then."""
+        if progress < self.start_frac:
+            return 0
+        return min(1 + int(self.updates * (progress - self.start_frac) / (1 - self.start_frac)), self.updates)
+
     def exponent(self, update: int) -> float:
         return 1 - (1 - self.p_end) * min(update, self.updates) / self.updates
 
     def forward(self, p: Pass) -> Tensor:
         update = int(self.update)
-        due = int(self.updates * max(p.progress - self.start_frac, 0.0) / (1 - self.start_frac))
-        if torch.is_grad_enabled() and min(due, self.updates) > update:
+        if torch.is_grad_enabled() and self.due(p.progress) > update:
             old, new = self.recent.sum(0).tolist()
             self.scale *= old / new if new > 0 else 1.0
             self.recent.zero_()
