@@ -102,8 +102,8 @@ class SAE(nn.Module):
         Raises:
             SaelabError: another width, or something that the coder requires is not at the side.
         """
-        x = self._rows(x)
-        side = {name: value.reshape(len(x), -1).to(x) for name, value in (side or {}).items()}
+        outer, x = x.ndim - 1, self._rows(x)
+        side = {name: value.reshape(len(x), *value.shape[outer:]).to(x) for name, value in (side or {}).items()}
         missing = self.coder.requires - side.keys()
         if missing:
             raise SaelabError(

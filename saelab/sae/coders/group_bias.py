@@ -84,7 +84,7 @@ class GroupBias(RuleCoder):
         self.register_buffer("started", torch.tensor(float(not warm_start)))
 
     def encode(self, seen: Seen) -> Encoding:
-        if self.training and not self.started:
+        if self.training and len(seen.x) and not self.started:
             self._start(seen)
         support, known = select(self.rule, seen, seen.W_dec, self.b_enc, screened=self.precision == "screened")
         pre = sampled_dot(seen.x, seen.W_dec, support, bias=self.b_enc, known=known)

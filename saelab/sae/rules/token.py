@@ -107,7 +107,7 @@ class GradientTopK(TopK):
 
     def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
         attribution = (seen.side["loss_grad"] @ seen.W_dec.T).abs_()
-        if self.training:
+        if self.training and len(pre):
             self._follow(attribution.mean())
         width = self.width(pre.shape[1], screened=screened)
         return Support.from_rows(top_k(pre * self._weight(attribution).to(pre.dtype), width)[1], pre.shape[1])
