@@ -13,6 +13,7 @@ A variant returns a `Blueprint`: the SAE, the loss terms it trains with (by the 
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -84,7 +85,7 @@ def build(kind: str, d_model: int, settings: Mapping[str, Any] | None = None) ->
     bound.apply_defaults()  # written down in full: a default that changes later must not change old SAEs
     blueprint = function(*bound.args, **bound.kwargs)
     blueprint.sae.identity.kind = kind
-    blueprint.sae.identity.settings = dict(bound.kwargs)
+    blueprint.sae.identity.settings = json.loads(json.dumps(bound.kwargs))  # as a file gives them back
     return blueprint
 
 

@@ -250,6 +250,13 @@ def test_an_old_file_keeps_its_settings_when_defaults_change(tmp_path):
     }
 
 
+def test_settings_are_kept_as_a_file_gives_them_back(tmp_path):
+    sae = build("matryoshka", 16, {"n_latents": 64, "k": 4, "prefixes": (8, 64)}).sae
+    sae.save(tmp_path / "sae")
+    assert saelab.SAE.load(tmp_path / "sae").identity == sae.identity
+    assert sae.identity.settings["prefixes"] == [8, 64]
+
+
 def _edit(key, value):
     def change(directory):
         path = directory / "config.json"
