@@ -117,7 +117,7 @@ class Member:
         out = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
         out |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
         for name, parameter in self.sae.named_parameters():
-            for key, value in self.optimiser.state[parameter].items():
+            for key, value in self.optimiser.state.get(parameter, {}).items():
                 out[f"adam.{name}.{key}"] = value
         out["dead.tokens_since"] = self.tracker.tokens_since
         out |= {"entries": self.entries, "outlier_entries": self.outlier_entries}

@@ -70,6 +70,16 @@ def test_decoder_rows_keep_norm_one_where_the_variant_says_so(store, tmp_path):
     assert free.sae.W_dec.norm(dim=1).std() > 1e-3
 
 
+def test_a_parameter_that_no_loss_reaches_does_not_end_a_run_after_a_checkpoint():
+    m = member(spec())
+    m.sae.coder.idle = torch.nn.Parameter(torch.zeros(3))
+    m.optimiser.add_param_group({"params": [m.sae.coder.idle]})
+    assert not any("idle" in name for name in m.tensors() if name.startswith("adam."))
+    x = torch.randn(64, 32)
+    for number in (0, 100):  # steps at which moments are swept
+        m.step(Batch(x, x), number)
+
+
 def test_several_on_one_stream_equal_each_alone(store, tmp_path):
     together = [member(spec()), member(spec(), "abs_topk"), member(spec(), "relu")]
     Trainer(together, store, HOOK, directory=tmp_path / "all").run()
