@@ -15,7 +15,7 @@ from saelab.kernels.support import Support
 DENSE_FROM = 1 / 16
 """Density from which matrix products beat sparse kernels on a CPU (crossings measured at 4-17 %)."""
 
-_FORCED = {"reference": reference, "cpu": cpu}
+_FORCED = {"reference": reference, "cpu": cpu, "dense": dense}
 
 
 def forced() -> str | None:

@@ -52,7 +52,7 @@ def test_forward_equals_dense_formula(implementation, case, spare):
     assert not dots[support.nnz :].any()
 
 
-@pytest.mark.parametrize("forced", ["reference", "cpu", ""])
+@pytest.mark.parametrize("forced", ["reference", "cpu", "dense", ""])
 def test_every_gradient_and_every_second_gradient(monkeypatch, forced):
     monkeypatch.setenv("SAELAB_KERNELS", forced)
     torch.manual_seed(1)
@@ -129,6 +129,9 @@ def test_dispatch_looks_at_the_tensors_and_says_why():
 def test_forced_kernels_do_not_fall_back(monkeypatch):
     monkeypatch.setenv("SAELAB_KERNELS", "reference")
     assert dispatch.choose(torch.zeros(1)) is reference
+    monkeypatch.setenv("SAELAB_KERNELS", "dense")
+    sparse = Support.from_rows(torch.zeros(1, 1, dtype=torch.int64), 100)
+    assert dispatch.explain(torch.zeros(1), sparse) == (dense, "SAELAB_KERNELS=dense")
     monkeypatch.setenv("SAELAB_KERNELS", "cpu")
     with pytest.raises(SaelabError, match="SAELAB_KERNELS=cpu, but the tensors are on meta"):
         dispatch.choose(torch.zeros(1, device="meta"))
