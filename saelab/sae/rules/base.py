@@ -75,7 +75,7 @@ class SelectionRule(nn.Module):
         """Called after each training step."""
 
     def calibrate(self, pre: PreActivations) -> None:
-        """Set the thresholds of the inference form from training tokens."""
+        """Set the thresholds of the inference form from training tokens; called where the rule is not `per_token`."""
 
     def inference(self) -> SelectionRule:
         """The per-token form in which the rule is deployed."""
