@@ -30,6 +30,17 @@ def ramp(term: LossTerm, progress: float) -> float:
     return min(1.0, progress / term.warmup_frac) if term.warmup_frac > 0 else 1.0
 
 
+def _check_target(loss: LossTerm) -> None:
+    """Raise where a controller has no aim, no time or nothing to steer."""
+    if loss.target_l0 is None:
+        return
+    if loss.target_l0 <= 0:
+        raise SettingError("target_l0", f"must be positive, found {loss.target_l0}")
+    if loss.coefficient == 0 or loss.warmup_frac >= 1:
+        why = "its weight is 0" if loss.coefficient == 0 else "its warm-up lasts all of training"
+        raise SettingError("target_l0", f"cannot steer the penalty '{loss.kind}': {why}", fix="target_l0: null")
+
+
 class Objective(nn.Module):
     """The weighted sum of a variant's loss terms.
 
@@ -58,8 +69,7 @@ class Objective(nn.Module):
                     f"the loss term '{loss.kind}' needs {', '.join(missing)}, which {type(coder).__name__} does not "
                     f"provide ({', '.join(sorted(coder.provides)) or 'it provides nothing beside the code'})",
                 )
-            if loss.target_l0 is not None and loss.target_l0 <= 0:
-                raise SettingError("target_l0", f"must be positive, found {loss.target_l0}")
+            _check_target(loss)
         kinds = [loss.kind for loss in losses]
         self.names = [
             f"{kind}_{kinds[:i].count(kind) + 1}" if kind in kinds[:i] else kind for i, kind in enumerate(kinds)

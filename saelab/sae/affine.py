@@ -27,7 +27,8 @@ class _Scratch(threading.local):
     def take(self, *shape: int, like: Tensor) -> Tensor:
         block = self.block
         if block is None or block.shape != shape or block.dtype != like.dtype or block.device != like.device:
-            block = self.block = torch.empty(shape, dtype=like.dtype, device=like.device)
+            with torch.inference_mode(False):  # the block outlives the mode that it is first asked for in
+                block = self.block = torch.empty(shape, dtype=like.dtype, device=like.device)
         return block
 
 

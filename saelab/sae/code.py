@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from saelab.kernels import Support
+from saelab.kernels import Support, latent_sum
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,8 +18,8 @@ class Seen:
     Attributes:
         x: `[tok, d_in]`, minus the decoder's bias where the coder asks for that.
         W_dec: `[lat, d_out]`, the decoder's rows: tied coders encode with them, some rules rank by them.
-        side: what comes beside the activations, by name, one row a token: `loss_grad` `[tok, d_in]` is the
-            gradient of the language model's summed loss with respect to `x`.
+        side: what comes beside the activations, by name, one row a token: `loss_grad` `[tok, d_out]` is the
+            gradient of the language model's summed loss with respect to what is reconstructed.
     """
 
     x: Tensor
@@ -84,7 +84,7 @@ class SparseCode:
 
     def firing_counts(self) -> Tensor:
         """`[lat]` int64: on how many tokens each latent is active."""
-        return torch.bincount(self.latents[: self.support.nnz][self.active], minlength=self.n_latents)
+        return latent_sum((self.values != 0).float(), self.support).long()
 
     def with_values(self, values: Tensor) -> SparseCode:
         """Another value channel on the same support."""

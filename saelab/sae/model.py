@@ -167,8 +167,8 @@ class SAE(nn.Module):
         folded = copy.deepcopy(self)
         folded.identity.form = "inference"
         folded.coder = folded.coder.inference(folded.W_dec)
-        if scaling is not None:
-            _fold(folded, scaling, target)
+        if scaling is not None or target is not None:
+            _fold(folded, scaling or Scaling(self.b_dec.new_zeros(self.identity.d_in), 1.0), target)
         return folded.requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -181,6 +181,15 @@ class SAE(nn.Module):
         """
         x = self._rows(x)
         self.coder.calibrate(Seen(x - self.b_dec if self.coder.centred else x, self.W_dec))
+
+    def check_other_target(self) -> None:
+        """Raise where the SAE cannot reconstruct anything but its own input."""
+        if self.coder.centred:
+            raise SaelabError(
+                "an encoder that subtracts the decoder's bias reads what it reconstructs, "
+                "and cannot have another target",
+                where=f"SAE({self.identity.kind})",
+            )
 
     def sha256(self) -> str:
         """A fingerprint of weights, variant, settings and form: the key of annotations and indexes."""
@@ -212,11 +221,8 @@ class SAE(nn.Module):
 
 def _fold(sae: SAE, scaling: Scaling, target: Scaling | None) -> None:
     coder, decoder = sae.coder, sae.decoder
-    if target is not None and coder.centred:
-        raise SaelabError(
-            "an encoder that subtracts the decoder's bias reads what it reconstructs, and cannot have another target",
-            where=f"SAE({sae.identity.kind})",
-        )
+    if target is not None:
+        sae.check_other_target()
     target = target or scaling
     mean = scaling.mean.to(decoder.W_dec)
     coder.fold(mean, scaling.factor)

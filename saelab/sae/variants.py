@@ -25,6 +25,7 @@ from torch import nn
 from saelab.errors import SettingError
 from saelab.registry import Registry
 from saelab.sae.coders import Codebook, Coder, Gated, GroupBias, OneStep, Pursuit, Sampled
+from saelab.sae.coders.base import check_n_latents
 from saelab.sae.coders.group_bias import group_targets
 from saelab.sae.coders.pursuit import Selection
 from saelab.sae.model import SAE, Decoder, Identity
@@ -85,7 +86,8 @@ def build(kind: str, d_model: int, settings: Mapping[str, Any] | None = None) ->
     bound.apply_defaults()  # written down in full: a default that changes later must not change old SAEs
     blueprint = function(*bound.args, **bound.kwargs)
     blueprint.sae.identity.kind = kind
-    blueprint.sae.identity.settings = json.loads(json.dumps(bound.kwargs))  # as a file gives them back
+    settings = dict(list(bound.arguments.items())[1:])
+    blueprint.sae.identity.settings = json.loads(json.dumps(settings))  # as a file gives them back
     return blueprint
 
 
@@ -116,7 +118,7 @@ def one_step(d_model: int, n_latents: int, rule: SelectionRule, *, centred: bool
 
 NLatents = Annotated[int, "width of the dictionary"]
 K = Annotated[int, "latents kept per token"]
-BatchK = Annotated[int, "latents kept per token, on average over a batch"]
+BatchK = Annotated[float, "latents kept per token, on average over a batch; need not be whole"]
 AuxK = Annotated[int | None, "dead latents that learn from the residual, per token (none: about d_model / 2)"]
 AuxCoefficient = Annotated[float, "weight of the auxiliary loss; 0 turns it off"]
 AuxGamma = Annotated[
@@ -159,7 +161,7 @@ def _aux(
 
 
 def _aux_zipf(
-    d_model: int, n_latents: int, k: int, aux_k: int | None, coefficient: float, gamma: float | None
+    d_model: int, n_latents: int, k: float, aux_k: int | None, coefficient: float, gamma: float | None
 ) -> tuple[LossTerm, ...]:
     """AuxK for underused latents; for dead ones alone where `gamma` is None."""
     if gamma is None or coefficient == 0:
@@ -215,7 +217,8 @@ def abs_topk(
     """AbsTopK (arXiv 2510.00404): the k pre-activations of largest magnitude, sign kept.
 
     A signed latent can hold both poles of a concept. Trained as TopK; dead latents are ranked by
-    magnitude in the auxiliary loss. Deviation: encoder untied, as in practice; tied in the derivation.
+    magnitude in the auxiliary loss. Deviations: the decoder's bias is subtracted from the input, and there
+    is an auxiliary loss; the paper has neither. The encoder is untied, as in its practice.
     """
     sae = one_step(d_model, n_latents, AbsTopK(k), centred=True)
     return Blueprint(sae, (_MSE, *_aux(d_model, aux_k, aux_coefficient, AbsTopK)), unit_norm_decoder=True)
@@ -246,7 +249,8 @@ def matryoshka(
     n_latents: NLatents = 8192,
     k: BatchK = 32,
     prefixes: Annotated[
-        tuple[int, ...] | None, "sizes of the nested dictionaries, rising to n_latents (none: 1/16, 1/8, 1/4, 1/2, 1)"
+        tuple[int, ...] | None,
+        "sizes of the nested dictionaries, from k or more up to n_latents (none: 1/16, 1/8, 1/4, 1/2 and all of them)",
     ] = None,
     aux_k: AuxK = None,
     aux_coefficient: AuxCoefficient = 1 / 32,
@@ -257,6 +261,7 @@ def matryoshka(
     AuxK. Early latents become general, later ones specific. Deviation: fixed prefixes of equal weight, not
     random ones.
     """
+    check_n_latents(n_latents)
     sizes = tuple(prefixes) if prefixes is not None else _halvings(n_latents, k)
     if list(sizes) != sorted(set(sizes)) or not sizes or sizes[-1] != n_latents:
         raise SettingError("prefixes", f"rise strictly and end at n_latents = {n_latents}, found {list(sizes)}")
@@ -271,7 +276,7 @@ def matryoshka(
     return Blueprint(sae, losses, unit_norm_decoder=True)
 
 
-def _halvings(n_latents: int, k: int) -> tuple[int, ...]:
+def _halvings(n_latents: int, k: float) -> tuple[int, ...]:
     sizes = {n_latents // part for part in (16, 8, 4, 2)}
     return (*sorted(size for size in sizes if size >= k), n_latents)
 
@@ -353,11 +358,13 @@ def top_afa(
     """top-AFA (arXiv 2503.24277): as many latents per token as bring the code's norm closest to the input's.
 
     No k: sparsity follows from `afa_coefficient`, and can be far from sparse (the paper's own runs keep more
-    latents than d_model). The AFA term is divided by d_model, the mean square of a scaled input's norm.
+    latents than d_model). Deviations: squared error over the batch's variance stands for the mean over
+    dimensions of standardised inputs, which it equals for inputs of mean square norm d_model; both parts
+    of the method use the centred input.
     """
     _not_negative(afa_coefficient=afa_coefficient)
     sae = one_step(d_model, n_latents, FeatureActivation(), centred=True)
-    afa = LossTerm("afa", afa_coefficient / d_model)
+    afa = LossTerm("afa", afa_coefficient)
     return Blueprint(sae, (_MSE, afa, *_aux(d_model, aux_k, aux_coefficient)), unit_norm_decoder=True)
 
 
@@ -412,10 +419,11 @@ def jumprelu(
 ) -> Blueprint:
     """JumpReLU (Rajamanoharan et al. 2024, arXiv 2407.14435): a learned threshold per latent, an L0 penalty.
 
-    `penalty: tanh`, `reach: all`, `pre_act_on: all`, `bandwidth: 2`, `threshold: 0.1`, `warmup_frac: 1` are
-    Anthropic's January 2025 update. Deviations: the threshold itself is learned, in units of the input's
-    norm, not its logarithm; it and the bandwidth start larger than in the paper, whose inputs have mean
-    square norm 1 (here d_model).
+    `penalty: tanh`, `target_l0: null`, `reach: all`, `pre_act_on: all`, `bandwidth: 2`, `threshold: 0.1`,
+    `warmup_frac: 1` are the losses of Anthropic's January 2025 update (not its initialisation). Deviations:
+    the threshold itself is learned, in units of the input's norm, not its logarithm; it and the bandwidth
+    start larger than in the paper, whose inputs have mean square norm 1 (here d_model); the decoder is not
+    held at unit norm.
     """
     _not_negative(pre_act=pre_act, tanh_c=tanh_c)
     _fraction(warmup_frac=warmup_frac)
@@ -492,7 +500,7 @@ def variational(
         Literal["fixed", "learned"], "one standard deviation for all, or a second encoder head"
     ] = "fixed",
     noise: Annotated[float, "the standard deviation, where it is fixed; 0: none is drawn"] = 1.0,
-    kl: Annotated[float, "weight of the KL to N(0, 1), summed over all latents"] = 0.1,
+    kl: Annotated[float, "weight of the KL to N(0, 1), summed over all latents, beside the summed squared error"] = 0.1,
     kl_warmup_frac: Warmup = 0.1,
     aux_k: AuxK = None,
     aux_coefficient: AuxCoefficient = 1 / 32,
@@ -500,7 +508,9 @@ def variational(
     """Variational SAE (arXiv 2509.22994): codes are drawn around the encoder's output, a KL draws them to 0.
 
     The noise comes before the rule; inference takes the mean. The KL sees every latent, so training is dense.
-    The aux loss is TopK's. Deviation: the official code draws nothing where the variance is fixed.
+    The aux loss is TopK's. Deviations: the official code draws nothing where the variance is fixed, clamps
+    means at 10, leaves the decoder free and sums errors over dimensions; here rows have norm 1, and error
+    and KL are both divided by d_model, which leaves the meaning of `kl` as it is.
     """
     _not_negative(kl=kl)
     _fraction(kl_warmup_frac=kl_warmup_frac)

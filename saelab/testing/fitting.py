@@ -29,8 +29,9 @@ def fit(
 ) -> SAE:
     """Build and train a variant on a world as the trainer would -> its inference form.
 
-    Inputs are centred and scaled as `spec` says, the decoder's bias starts at their mean, thresholds are
-    calibrated on training tokens, and the scaling is folded in: the result reads the world's own units.
+    Inputs are centred and scaled as `spec` says, thresholds are calibrated on training tokens, and the
+    scaling is folded in: the result reads the world's own units. The decoder's bias starts at 0: worlds
+    have no offset to be learned.
 
     Args:
         settings: of the variant.
@@ -44,8 +45,6 @@ def fit(
         torch.manual_seed(stream(spec.seed, "weights").initial_seed())
         blueprint = build(kind, x.shape[1], settings)
         member = Member(kind, blueprint, spec, precision="exact", device=x.device)
-        with torch.no_grad():
-            member.sae.b_dec.copy_(scaling.apply(x).mean(0))
         for step in range(spec.steps if steps is None else steps):
             member.step(_batch(world.sample(spec.batch_tokens, generator), scaling), step)
         member.sae.calibrate(scaling.apply(x))
@@ -96,4 +95,4 @@ def _scaling(x: Tensor, spec: TrainSpec) -> Scaling:
 
 def _batch(sample: Sample, scaling: Scaling) -> Batch:
     x = scaling.apply(sample.x)
-    return Batch(x, x, {} if sample.loss_grad is None else {"loss_grad": sample.loss_grad})
+    return Batch(x, x, {} if sample.loss_grad is None else {"loss_grad": sample.loss_grad / scaling.factor})

@@ -49,7 +49,7 @@ def save(directory: Path, checkpoint: Checkpoint, *, keep: int) -> None:
     if not path.exists():
         with atomic_directory(path) as temporary:
             tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
-            tensors["rng"] = torch.get_rng_state()
+            tensors |= _generators()
             save_file(tensors, temporary / TENSORS)
             document = {
                 "saelab": __version__,
@@ -60,6 +60,12 @@ def save(directory: Path, checkpoint: Checkpoint, *, keep: int) -> None:
             write_json(temporary / STATE, document)
     for old in existing(directory)[:-keep]:
         shutil.rmtree(old)
+
+
+def _generators() -> dict[str, Tensor]:
+    """Where the random generators are, of the CPU and of CUDA devices in use."""
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {"rng": torch.get_rng_state()} | {f"rng.cuda.{number}": state for number, state in enumerate(devices)}
 
 
 def existing(directory: Path) -> list[Path]:
@@ -87,4 +93,7 @@ def load_newest(directory: Path) -> Checkpoint | None:
     if not isinstance(document.get("step"), int) or not document.get("state", {}).keys() >= _STATE_KEYS:
         raise SaelabError(f"this checkpoint is damaged: {STATE} is not complete", where=str(path), fix=_FIX)
     torch.set_rng_state(tensors.pop("rng"))
+    for number in range(torch.cuda.device_count()):
+        if f"rng.cuda.{number}" in tensors:
+            torch.cuda.set_rng_state(tensors.pop(f"rng.cuda.{number}"), number)
     return Checkpoint(document["step"], tensors, document["state"])

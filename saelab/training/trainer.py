@@ -116,6 +116,8 @@ class Trainer:
         self.clock = Clock()
         self.step = 0
         for member in members:
+            if target_hook is not None:
+                member.sae.check_other_target()
             self._start_at_mean(member)
 
     def _scaling(self, hook: str) -> Scaling:
@@ -260,7 +262,7 @@ class Trainer:
         """The member's inference form on raw activations, its thresholds calibrated on training tokens."""
         if not member.sae.coder.per_token:
             member.sae.calibrate(self.scaling.apply(self._spread_tokens().to(self.device)))
-        return member.sae.inference(self.scaling)
+        return member.sae.inference(self.scaling, None if self.target_hook is None else self.target_scaling)
 
     def _spread_tokens(self) -> Tensor:
         """`[tok, d]` raw training activations, spread evenly over the store."""

@@ -67,7 +67,7 @@ class AuxZipf(Term):
     expected: Tensor
     steps: Tensor
 
-    def __init__(self, rule: SelectionRule, n_latents: int, k: int, gamma: float):
+    def __init__(self, rule: SelectionRule, n_latents: int, k: float, gamma: float):
         super().__init__()
         if not 0 < gamma <= 1:
             raise SettingError("aux_gamma", f"0 < aux_gamma <= 1 does not hold for {gamma}")

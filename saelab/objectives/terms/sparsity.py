@@ -49,7 +49,7 @@ class AnnealedLp(Term):
     over the last batches, so that it does not jump. `z^p` is `(z + eps)^p - eps^p`: near 0 its slope stays finite.
 
     Source: p-annealing (Karvonen et al. 2024, arXiv 2408.00113), section 3.3, and its official code, whose
-    queue of 10 batches this keeps. Deviation: eps.
+    queue of 10 batches this keeps. Deviations: eps, and the weighting by decoder norms.
     """
 
     EPS = 1e-3

@@ -11,7 +11,7 @@ from saelab.errors import SettingError
 from saelab.kernels import Support, top_k
 from saelab.sae.affine import affine
 from saelab.sae.code import Encoding, Seen, SparseCode
-from saelab.sae.coders.base import Coder
+from saelab.sae.coders.base import Coder, check_n_latents
 
 
 class Codebook(Coder):
@@ -27,6 +27,7 @@ class Codebook(Coder):
 
     def __init__(self, n_latents: int, k: int):
         super().__init__(centred=True)
+        check_n_latents(n_latents)
         if not 1 <= k <= n_latents:
             raise SettingError("k", f"k lies between 1 and n_latents = {n_latents}, found {k}")
         self.k = k

@@ -9,7 +9,7 @@ from saelab.errors import SettingError
 from saelab.kernels import Support, sampled_dot, spread
 from saelab.sae.affine import PreActivations
 from saelab.sae.code import Encoding, Seen, SparseCode
-from saelab.sae.coders.base import RuleCoder
+from saelab.sae.coders.base import RuleCoder, check_n_latents
 from saelab.sae.coders.one_step import OneStep, select
 from saelab.sae.rules import ReLU, Step
 from saelab.sae.rules.batch import exceeded_by
@@ -134,8 +134,13 @@ def group_targets(n_latents: int, n_groups: int, highest: float, lowest: float, 
     Raises:
         SettingError: the frequencies are none, or the scaled ones would pass 1.
     """
-    if not 0 < lowest <= highest <= 1:
-        raise SettingError("lowest", f"0 < lowest <= highest <= 1 does not hold for {lowest} and {highest}")
+    check_n_latents(n_latents)
+    if not 0 < highest <= 1:
+        raise SettingError("highest", f"a frequency above 0 and at most 1, found {highest}")
+    if not 0 < lowest <= highest:
+        raise SettingError("lowest", f"above 0 and at most highest = {highest}, found {lowest}")
+    if l0 is not None and l0 <= 0:
+        raise SettingError("l0", f"must be positive, found {l0}")
     if not 1 <= n_groups <= n_latents:
         raise SettingError("groups", f"between 1 and n_latents = {n_latents}, found {n_groups}")
     steps = torch.linspace(0, 1, n_groups, dtype=torch.float64, device="cpu")
@@ -143,7 +148,7 @@ def group_targets(n_latents: int, n_groups: int, highest: float, lowest: float, 
     target = (highest * (lowest / highest) ** steps)[group]
     if l0 is not None:
         target = target * (l0 / target.sum())
-    if not 0 < float(target.max()) <= 1:
+    if float(target.max()) > 1:
         raise SettingError(
             "l0", f"{l0} active latents would need a frequency above 1 in the first group", fix="lower l0 or highest"
         )

@@ -10,12 +10,14 @@ from torch import Tensor
 from saelab.errors import SettingError
 from saelab.kernels import Support
 from saelab.sae.code import Encoding, Seen, SparseCode
-from saelab.sae.coders.base import Coder
+from saelab.sae.coders.base import Coder, check_n_latents
 
 Selection = Literal["positive", "absolute"]
 
 _GRAM_BYTES = 2**30
-"""Correlations of all latents with each other are kept up to this size, else recomputed from the residual."""
+"""Correlations of all latents with each other are kept up to this size; beyond, and for few tokens, those with
+the residual are recomputed."""
+_ENDS_EVERY = 8
 _REFRESH_STEPS = 32
 """Steps after which correlations are computed anew: the recurrence drifts."""
 
@@ -34,11 +36,12 @@ class Pursuit(Coder):
     residual goes to the projection error. The triangular solve is ours.
 
     Attributes:
-        steps: latents picked per token at most; may be changed at any time.
+        steps: latents picked per token at most; may be changed at any time, which is not saved (k is).
     """
 
     def __init__(self, n_latents: int, steps: int, *, selection: Selection = "positive", residual_threshold: float):
         super().__init__(centred=True)
+        check_n_latents(n_latents)
         if steps < 1:
             raise SettingError("k", f"k must be at least 1, not {steps}")
         if selection not in get_args(Selection):
@@ -80,7 +83,8 @@ def pursue(
     used = torch.zeros(n_tokens, steps, dtype=torch.bool, device=x.device)
     if n_tokens == 0:
         return picked, used
-    gram = rows @ rows.T if n_latents**2 * rows.element_size() <= _GRAM_BYTES else None
+    pays = steps * n_tokens >= n_latents and n_latents**2 * rows.element_size() <= _GRAM_BYTES
+    gram = rows @ rows.T if pays else None
     residual, correlation = x.clone(), x @ rows.T
     tokens = torch.arange(n_tokens, device=x.device)
     active = torch.ones(n_tokens, dtype=torch.bool, device=x.device)
@@ -90,7 +94,7 @@ def pursue(
         active = active & (residual.norm(dim=1) > residual_threshold) & (amount != 0)
         if selection == "positive":
             active = active & (amount > 0)
-        if not bool(active.any()):
+        if step % _ENDS_EVERY == 0 and not bool(active.any()):  # asking waits for the device
             break
         picked[:, step], used[:, step] = torch.where(active, best, 0), active
         amount = torch.where(active, amount, 0.0)

@@ -6,6 +6,7 @@ training tokens as quantiles: a running mean of the smallest kept value is biase
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -28,10 +29,10 @@ class _BatchRule(SelectionRule):
     screens = True
     threshold: Tensor
 
-    def __init__(self, k: int):
+    def __init__(self, k: float):
         super().__init__()
-        if k < 1:
-            raise SettingError("k", f"k must be at least 1, not {k}")
+        if k <= 0:
+            raise SettingError("k", f"k must be positive, not {k}")
         self.k = k
 
     def check(self, n_latents: int) -> None:
@@ -64,7 +65,7 @@ class BatchTopK(_BatchRule):
     MARGIN = 1.1
     """Candidates over the budget in a bfloat16 screening."""
 
-    def __init__(self, k: int):
+    def __init__(self, k: float):
         super().__init__(k)
         self.register_buffer("threshold", torch.tensor(_UNKNOWN))
 
@@ -73,17 +74,17 @@ class BatchTopK(_BatchRule):
         return largest(pre, min(budget, pre.numel()))
 
     def narrow(self, values: Tensor, candidates: Support, seen: Seen) -> Support:
-        budget = self.k * candidates.n_tokens
+        budget = round(self.k * candidates.n_tokens)
         mask = torch.zeros(candidates.nnz, dtype=torch.bool, device=values.device)
         mask[values[: candidates.nnz].topk(min(budget, candidates.nnz)).indices] = True
         return candidates.keep(mask & (values[: candidates.nnz] > 0))
 
     @torch.no_grad()
     def calibrate(self, pre: PreActivations) -> None:
-        budget = self.k * pre.n_tokens
+        budget = round(self.k * pre.n_tokens)
         best = torch.empty(0)
         for block in pre.by_tokens():
-            few = min(3 * self.k * len(block), block.numel())  # no block of tokens is three times as busy
+            few = min(round(3 * self.k * len(block)), block.numel())  # no block of tokens is three times as busy
             best = torch.cat([best.to(block), top_k(block.reshape(1, -1), few)[0][0]])
         self.threshold.fill_(_between(best, budget))
 
@@ -109,7 +110,7 @@ class FeatureChoice(_BatchRule):
     measured: Tensor
     chosen: Tensor
 
-    def __init__(self, k: int, *, zipf: bool, mutual_frac: float):
+    def __init__(self, k: float, *, zipf: bool, mutual_frac: float):
         super().__init__(k)
         if not 0 <= mutual_frac < 1:
             raise SettingError("mutual_frac", f"a fraction of training below 1, found {mutual_frac}")
@@ -123,9 +124,9 @@ class FeatureChoice(_BatchRule):
         if self.k * batch_tokens < n_latents:
             raise SettingError(
                 "k",
-                f"impossible quotas: a batch has k * batch_tokens = {self.k * batch_tokens:,} places, and each of "
-                f"{n_latents:,} latents needs one",
-                fix=f"raise train.batch_tokens to {-(-n_latents // self.k):,} or more, raise k, or narrow the SAE",
+                f"impossible quotas: a batch has k * batch_tokens = {round(self.k * batch_tokens):,} places, and each "
+                f"of {n_latents:,} latents needs one",
+                fix=f"raise train.batch_tokens to {math.ceil(n_latents / self.k):,} or more, or raise k",
             )
 
     def prepare(self, n_latents: int) -> None:
@@ -159,19 +160,20 @@ class FeatureChoice(_BatchRule):
 
     @torch.no_grad()
     def adapt(self, step: Step) -> None:
-        if self.chosen:
+        if self.chosen or step.code.n_tokens == 0:
             return
         fired = step.code.firing_counts().to(self.measured) / max(step.code.n_tokens, 1)
         self.measured.lerp_(fired, self.RATE)
         if step.progress >= self.mutual_frac:
-            self._choose()
+            self._choose(step.code.n_tokens)
 
-    def _choose(self) -> None:
+    def _choose(self, n_tokens: int) -> None:
         """From measured densities to quotas: the curve's share for each latent's rank."""
         if self.zipf:
             shares = fit_zipf(self.measured).densities(len(self.measured), float(self.k))
             order = self.measured.argsort(descending=True, stable=True)
-            self.density[order] = shares.to(self.density)
+            whole = whole_quotas(shares, n_tokens) / n_tokens  # what batches can give is what is deployed
+            self.density[order] = whole.to(self.density)
         self.chosen.fill_(1.0)
 
     @torch.no_grad()
