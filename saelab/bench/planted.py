@@ -7,12 +7,13 @@ takes part without a line here.
 from __future__ import annotations
 
 import inspect
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, get_type_hints
 
 from saelab.errors import SaelabError, did_you_mean
 from saelab.sae import VARIANTS
@@ -88,22 +89,32 @@ def _plan() -> Mapping[str, Any]:
     return yaml.safe_load(files("saelab.bench").joinpath("planted.yaml").read_text(encoding="utf-8"))
 
 
-def train_spec(steps: int, seed: int) -> TrainSpec:
-    """How every variant is trained."""
-    train = _plan()["train"]
+def _of_world(name: str) -> Mapping[str, Any]:
+    return _plan()["worlds"].get(name, {})
+
+
+def train_spec(name: str, steps: int, seed: int) -> TrainSpec:
+    """How every variant is trained on a world."""
+    train = _plan()["train"] | _of_world(name).get("train", {})
     return TrainSpec(tokens=steps * train["batch_tokens"], seed=seed, **train)
 
 
-def settings_for(kind: str, world: World) -> dict[str, Any]:
-    """A variant's settings on a world: width and sparsity from the world, where it has such settings."""
+def settings_for(kind: str, name: str) -> dict[str, Any]:
+    """A variant's settings on a world: width, sparsity and frequencies from the world, where it has such
+    settings; then what planted.yaml says of it, and of it on this world."""
+    world = WORLDS[name]
+    whole = get_type_hints(VARIANTS[kind]).get("k") is not float
     from_world = {
-        "n_latents": len(world.features),
-        "k": max(1, round(world.l0)),
+        "n_latents": _of_world(name).get("n_latents", len(world.features)),
+        "k": math.ceil(round(world.l0, 6)) if whole else world.l0,
         "l0": world.l0,
         "target_l0": world.l0,
+        "highest": float(world.frequencies.max()),
+        "lowest": float(world.frequencies.min()),
     }
     known = inspect.signature(VARIANTS[kind]).parameters
-    return {name: value for name, value in from_world.items() if name in known} | _plan()["settings"].get(kind, {})
+    followed = {key: value for key, value in from_world.items() if key in known}
+    return followed | _plan()["settings"].get(kind, {}) | _of_world(name).get("settings", {}).get(kind, {})
 
 
 def run(
@@ -119,7 +130,7 @@ def run(
     Args:
         kinds, worlds: which; all of them if none is named.
         seeds: how many; a seed draws the world's features, the weights and the tokens.
-        steps: of training, of `planted.yaml`'s `batch_tokens` each.
+        steps: of training.
 
     Raises:
         SaelabError: an unknown variant or world.
@@ -155,11 +166,11 @@ def _nulls(name: str, seeds: int) -> Iterator[Row]:
 
 
 def _variant(name: str, kind: str, seeds: int, steps: int, progress: _Progress) -> Row:
-    settings = settings_for(kind, WORLDS[name])
+    settings = settings_for(kind, name)
     row = Row(name, kind, settings)
     for seed in range(seeds):
         progress.begin(f"{name} {kind} seed {seed}")
-        world, spec = replace(WORLDS[name], seed=seed), train_spec(steps, seed)
+        world, spec = replace(WORLDS[name], seed=seed), train_spec(name, steps, seed)
         sample = heldout(world, EVALUATION_TOKENS, seed)
         untrained = measure(world, fit(world, kind, settings, spec, steps=0), sample)
         row.add(measure(world, fit(world, kind, settings, spec), sample) | {"untrained_mcc": untrained["mcc"]})

@@ -41,7 +41,7 @@ def planted(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, with the values of every seed.")] = False,
 ) -> None:
     """Train every variant on worlds with known features; say what each one finds of them."""
-    from saelab.bench.planted import run, train_spec
+    from saelab.bench.planted import run
     from saelab.cli.console import Reporter
 
     reporter = Reporter(Console(stderr=True))
@@ -51,13 +51,12 @@ def planted(
             stage.update(done, note, total)
 
         rows = list(run(kinds=only or (), worlds=world or (), seeds=seeds, steps=steps, report=report))
-    tokens = train_spec(steps, 0).batch_tokens
     if as_json:
-        document = {"seeds": seeds, "steps": steps, "batch_tokens": tokens, "rows": [row.document() for row in rows]}
+        document = {"seeds": seeds, "steps": steps, "rows": [row.document() for row in rows]}
         typer.echo(json.dumps(document, indent=2))
         return
     console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
-    console.print(table(rows, f"medians of {seeds} seeds; {steps:,} steps of {tokens} tokens; inference form"))
+    console.print(table(rows, f"medians of {seeds} seeds; {steps:,} steps; inference form"))
 
 
 def table(rows: list[Row], caption: str) -> Table:

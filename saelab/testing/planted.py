@@ -209,29 +209,41 @@ class Hierarchy(World):
 
 @dataclass(frozen=True, kw_only=True)
 class Readout(Superposed):
-    """Superposed features, a few of which a downstream loss depends on through one direction.
+    """Superposed features, a few of which a downstream loss reads through one direction v.
 
-    The `n_readout` rarest features make up the readout direction v, half of them with a minus: what
-    matters downstream is a small part of the variance. The downstream model predicts a coin:
-    `p(heads) = sigmoid(gain <v, x>)`; its loss is the cross-entropy of a coin thrown with these odds.
+    The last `n_readout` features have a cosine of `alignment` with v, all others are orthogonal to it. The
+    downstream model predicts a coin, `p(heads) = sigmoid(gain <v, x> - prior)`; its loss is the cross-entropy
+    of a coin thrown with these odds. Without a readout feature it is nearly sure of tails, so that
+    gradients are large where, and only where, what is read matters.
 
     Attributes:
-        n_readout: features that v is made of.
+        n_readout: features that are read.
+        alignment: their cosine with v.
         gain: of the logit.
+        prior: log-odds of tails where nothing is read.
     """
 
+    n_features: int = 128
     n_readout: int = 8
+    alignment: float = 0.7
     gain: float = 4.0
+    prior: float = 4.0
 
     @cached_property
     def direction(self) -> Tensor:
         """`[d]`: v, of norm 1."""
-        signs = torch.where(torch.arange(self.n_readout) % 2 == 0, 1.0, -1.0)
-        return normalize(signs @ self.features[-self.n_readout :], dim=0)
+        return recovery.random_dictionary(1, self.d_model, stream(self.seed, "readout"))[0]
+
+    @cached_property
+    def features(self) -> Tensor:
+        free = recovery.random_dictionary(self.n_features, self.d_model, stream(self.seed, "features"))
+        blind = normalize(free - (free @ self.direction)[:, None] * self.direction)
+        read = self.alignment * self.direction + math.sqrt(1 - self.alignment**2) * blind[-self.n_readout :]
+        return torch.cat([blind[: -self.n_readout], read])
 
     def logits(self, x: Tensor) -> Tensor:
         """`[tok, d]` -> `[tok]`."""
-        return self.gain * (x @ self.direction.to(x.dtype))
+        return self.gain * (x @ self.direction.to(x.dtype)) - self.prior
 
     def sample(self, n_tokens: int, generator: torch.Generator) -> Sample:
         plain = super().sample(n_tokens, generator)

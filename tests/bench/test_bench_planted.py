@@ -10,7 +10,7 @@ import pytest
 from saelab.bench import planted
 from saelab.cli import app
 from saelab.errors import SaelabError, SettingError
-from saelab.sae import VARIANTS
+from saelab.sae import VARIANTS, build
 from saelab.sae.variants import topk
 from saelab.testing.planted import Superposed
 
@@ -22,21 +22,39 @@ def tiny_world(monkeypatch):
     monkeypatch.setitem(planted.WORLDS, "tiny", TINY)
 
 
-def test_width_and_sparsity_follow_from_the_world():
-    assert planted.settings_for("topk", TINY) == {"n_latents": 16, "k": 1}
-    assert planted.settings_for("relu", TINY) == {"n_latents": 16}
+def test_width_and_sparsity_follow_from_the_world(tiny_world):
+    assert planted.settings_for("topk", "tiny") == {"n_latents": 16, "k": 1}
+    assert planted.settings_for("relu", "tiny") == {"n_latents": 16, "target_l0": 1.0}
+
+
+def test_a_budget_that_need_not_be_whole_is_not():
+    assert planted.settings_for("batch_topk", "hierarchy")["k"] == pytest.approx(1.36)
+    assert planted.settings_for("topk", "hierarchy")["k"] == 2
+    assert planted.settings_for("topk", "uniform")["k"] == 3
+
+
+def test_the_file_speaks_of_one_world_and_of_one_variant():
+    assert planted.settings_for("matching_pursuit", "hierarchy")["k"] == 3
+    assert planted.settings_for("matching_pursuit", "uniform")["k"] == 3
+    assert "residual_threshold" not in planted.settings_for("matching_pursuit", "uniform")
+    assert planted.settings_for("topk", "readout")["n_latents"] == 64
+    assert planted.train_spec("hierarchy", 10, 0).batch_tokens == 200
+    assert planted.train_spec("uniform", 10, 0).batch_tokens == 512
 
 
 @pytest.mark.parametrize("kind", list(VARIANTS))
-def test_every_variant_has_a_sparsity_from_the_world_or_from_the_file(kind):
-    entry = planted.entry(kind)
-    settings = planted.settings_for(kind, TINY)
-    assert "n_latents" in settings
-    assert {"k", "target_l0"} & settings.keys() or entry.tune or entry.settings
+def test_every_variant_is_built_on_every_world(kind):
+    for name, world in planted.WORLDS.items():
+        blueprint = build(kind, world.features.shape[1], planted.settings_for(kind, name))
+        assert blueprint.sae.n_latents <= len(world.features)
 
 
-def test_the_file_names_only_variants_there_are():
-    assert set(planted._plan()["variants"]) <= set(VARIANTS)
+def test_the_file_names_only_variants_and_worlds_there_are():
+    plan = planted._plan()
+    assert set(plan["settings"]) <= set(VARIANTS)
+    assert set(plan["worlds"]) <= set(planted.WORLDS)
+    for world in plan["worlds"].values():
+        assert set(world.get("settings", {})) <= set(VARIANTS)
 
 
 def test_rows_come_with_an_oracle_a_null_and_the_untrained(tiny_world):
@@ -52,14 +70,6 @@ def test_rows_come_with_an_oracle_a_null_and_the_untrained(tiny_world):
     assert told[0] == (0, 2, "tiny topk seed 0")
     assert told[-1][:2] == (2, 2)
     json.dumps([row.document() for row in rows], allow_nan=False)
-
-
-def test_a_penalty_is_tuned_until_the_l0_is_the_worlds(tiny_world):
-    told = []
-    *_, row = planted.run(kinds=["relu"], worlds=["tiny"], seeds=1, steps=150, report=lambda *a: told.append(a))
-    assert row.median("l0") == pytest.approx(TINY.l0, rel=0.25)
-    assert 0.1 < row.settings["l1"] < 30
-    assert told[-1][0] == told[-1][1]
 
 
 def test_a_variant_that_refuses_a_world_says_why(tiny_world):
@@ -103,7 +113,7 @@ def test_the_command_prints_a_table_or_a_document(tiny_world, monkeypatch, capsy
         return capsys.readouterr().out
 
     shown = run()
-    for text in ("tiny", "oracle", "random", "topk", "medians of 1 seeds; 5 steps of 512 tokens"):
+    for text in ("tiny", "oracle", "random", "topk", "medians of 1 seeds; 5 steps"):
         assert text in shown
     document = json.loads(run("--json"))
     assert document["steps"] == 5

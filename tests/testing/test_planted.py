@@ -132,6 +132,18 @@ def test_the_readouts_gradient_is_that_of_the_summed_loss():
     torch.testing.assert_close(sample.loss_grad.double(), expected, rtol=1e-3, atol=1e-5)
 
 
+def test_the_readout_is_blind_to_all_but_its_own_features():
+    world = Readout()
+    seen = world.features @ world.direction
+    torch.testing.assert_close(seen[:-8], torch.zeros(120), atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen[-8:], torch.full((8,), 0.7), atol=1e-5, rtol=0)
+    sample = world.sample(N, generator())
+    assert sample.loss_grad is not None
+    read = (sample.codes[:, -8:] != 0).any(1)
+    slope = sample.loss_grad.norm(dim=1)
+    assert slope[read].mean() > 5 * slope[~read].mean()
+
+
 def test_downstream_error_is_a_divergence():
     world = Readout()
     x = world.sample(2000, generator()).x
