@@ -213,6 +213,20 @@ def test_two_processes_do_not_share_a_run(saelab, config_text, tmp_path):
         (("lr: 3e-3", "lr: -1.0"), ["tiny.yaml:13", "train.lr", "must be positive"]),
         (("name: tiny\n", "name: ../evil\n"), ["tiny.yaml:1", "name", "letters, digits"]),
         (("density: {}", "densty: {}"), ["tiny.yaml:17", "densty", "did you mean 'density'"]),
+        (("kind: topk", "kind: gradient_topk"), ["tiny.yaml:11", "sae.kind", "activations: {loss_grad: true}"]),
+        (
+            ("kind: topk, n_latents: 128, k: 8", "kind: feature_choice, n_latents: 2048, k: 8"),
+            ["tiny.yaml:11", "sae.k", "impossible quotas", "raise train.batch_tokens to 256"],
+        ),
+        (
+            ("kind: topk, n_latents: 128, k: 8", "kind: matryoshka, k: 64, prefixes: [32, 8192]"),
+            ["sae.k", "prefix of 32"],
+        ),
+        (("kind: topk, n_latents: 128", "kind: variational, noise: 0"), ["sae.kl", "a KL needs a variance"]),
+        (
+            ("kind: topk, n_latents: 128, k: 8", "kind: jumprelu, penalty: tanh, warmup_frac: 1"),
+            ["sae.target_l0", "cannot steer the penalty 'tanh': its warm-up lasts all of training"],
+        ),
     ],
 )
 def test_bad_configs_are_one_readable_error(saelab, config_text, change, texts):

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 import saelab
 from saelab.errors import SaelabError
 from saelab.kernels import Support
-from saelab.sae import SAE, Scaling, SparseCode, build
+from saelab.sae import SAE, VARIANTS, Scaling, SparseCode, build, variant
 from saelab.sae.code import Seen
 from saelab.sae.coders import OneStep
 from saelab.sae.model import concatenate
 from saelab.sae.rules import AbsTopK, ReLU, SelectionRule, TopK
+from saelab.sae.variants import Blueprint, LossTerm, one_step
 
 KINDS = {"topk": {"k": 5}, "abs_topk": {"k": 5}, "relu": {}}
 
@@ -123,6 +124,35 @@ def test_folding_two_scalings_for_a_transcoder():
 def test_another_target_needs_an_encoder_that_does_not_subtract_the_output_bias():
     with pytest.raises(SaelabError, match="cannot have another target"):
         make("topk").inference(Scaling(torch.zeros(16), 1.0), Scaling(torch.zeros(16), 2.0))
+
+
+def test_a_target_alone_is_folded_in_too():
+    sae = make("relu").double()
+    target = Scaling(torch.randn(16).double(), 4.0)
+    raw = torch.randn(50, 16).double()
+    torch.testing.assert_close(sae.inference(None, target)(raw), sae(raw) / 4.0 + target.mean)
+
+
+def test_an_sae_measured_in_inference_mode_can_be_trained_afterwards():
+    sae = make("topk", n_latents=80)  # a block of a shape that no other test asks for
+    x = torch.randn(37, 16)
+    with torch.inference_mode():
+        sae.encode(x)
+    sae(x).square().sum().backward()
+    assert sae.W_dec.grad is not None
+
+
+def test_settings_that_are_not_keyword_only_are_kept(tmp_path):
+    @variant("positional")
+    def positional(d_model: int, n_latents: int = 64, k: int = 4) -> Blueprint:
+        return Blueprint(one_step(d_model, n_latents, TopK(k), centred=True), (LossTerm("normalised_mse"),), True)
+
+    try:
+        sae = build("positional", 16, {"n_latents": 128, "k": 8}).sae
+        sae.save(tmp_path / "sae")
+        assert SAE.load(tmp_path / "sae").identity.settings == {"n_latents": 128, "k": 8}
+    finally:
+        VARIANTS.remove("positional")
 
 
 def test_the_fingerprint_covers_settings_and_form():
@@ -325,6 +355,16 @@ def test_no_directory_at_all(tmp_path):
         ("topk", {"aux_k": 0}, "aux_k must be at least 1"),
         ("relu", {"l1": -1.0}, "l1: must not be negative"),
         ("relu", {"l1_warmup_frac": 2.0}, "a fraction lies between 0 and 1"),
+        *((kind, {"n_latents": -1}, "n_latents must be at least 1") for kind in VARIANTS),
+        ("variational", {"noise": 0.0}, "a KL needs a variance, and noise: 0 has none"),
+        ("matryoshka", {"k": 64, "prefixes": [32, 8192]}, "k = 64 is larger than the prefix of 32 latents"),
+        ("matryoshka", {"prefixes": [64, 64]}, "rise strictly and end at n_latents = 8192"),
+        ("feature_choice", {"mutual_frac": 0.0}, "Zipf quotas are measured while training selects"),
+        ("jumprelu", {"target_l0": None}, "penalty: l0_target needs one"),
+        ("topk", {"multi_k": 16}, "lies above k = 32"),
+        ("group_bias", {"l0": -5.0}, "l0: must be positive, found -5.0"),
+        ("group_bias", {"highest": 2.0}, "highest: a frequency above 0 and at most 1"),
+        ("group_bias", {"l0": 5000.0}, "would need a frequency above 1 in the first group"),
     ],
 )
 def test_settings_that_cannot_work(kind, settings, message):

@@ -183,7 +183,14 @@ def test_a_transcoder_learns_its_target(store, tmp_path):
     trainer = Trainer([m], store, HEADS, target_hook=HOOK, directory=tmp_path)
     before = trainer.heldout(m)["fvu"]
     trainer.run()
-    assert trainer.heldout(m)["fvu"] < before
+    after = trainer.heldout(m)["fvu"]
+    assert after < before
+    assert trainer.heldout_deployed(trainer.deploy(m))["fvu"] == pytest.approx(after, rel=1e-3)
+
+
+def test_a_transcoder_cannot_subtract_the_bias_of_its_output(store, tmp_path):
+    with pytest.raises(SaelabError, match="cannot have another target"):
+        Trainer([member(spec(), "topk")], store, HEADS, target_hook=HOOK, directory=tmp_path)
 
 
 def test_schedule_rises_stays_and_falls():
