@@ -103,10 +103,13 @@ def test_matching_pursuit_does_not_absorb_parents():
     assert found["l0"] < 1.7
 
 
-@pytest.mark.parametrize(("kind", "sparsity"), [("relu", {"target_l0": 1.36}), ("batch_topk", {"k": 1.36})])
-def test_one_step_encoders_absorb_parents(kind, sparsity):
+@pytest.mark.parametrize(
+    ("kind", "sparsity", "least"), [("relu", {"target_l0": 1.36}, 0.5), ("batch_topk", {"k": 1.36}, 0.25)]
+)
+def test_one_step_encoders_absorb_parents(kind, sparsity, least):
+    """1,500 steps of 200 tokens. ReLU 0.66; BatchTopK 0.33 (over eight seeds 0.16 to 0.45, with a median of 0.31)."""
     found = absorption(kind, sparsity)
-    assert found["absorption"] > 0.3
+    assert found["absorption"] > least
     assert found["l0"] == pytest.approx(1.36, rel=0.1)
 
 
@@ -132,7 +135,8 @@ def test_gradients_in_training_help_a_readout_where_latents_are_scarce():
     """64 latents for 128 features, 8 of which are read; 800 steps of 512 tokens. Deployed without gradients.
 
     Where there is a latent for every feature it does not hold: nothing has to be given up for what is read,
-    and latents that were chosen by gradients rank differently without them (64 features: TopK is better)."""
+    and latents that were chosen by gradients rank differently without them. With 64 features TopK's error is
+    0.08 nats and this variant's 0.16, for each of eight seeds; with gradients at hand it is 0.006."""
     world = Readout()
     plain = medians(world, "topk", {"n_latents": 64, "k": 3})
     informed = medians(world, "gradient_topk", {"n_latents": 64, "k": 3})
