@@ -191,7 +191,7 @@ def topk(
 ) -> Blueprint:
     """TopK (Gao et al. 2024, arXiv 2406.04093): the k largest pre-activations of each token.
 
-    Squared error over the batch's variance, plus AuxK (the paper's appendix A.2) and, where `multi_k` is
+    Squared error over the batch's variance, plus AuxK and, where `multi_k` is
     given, Multi-TopK; unit-norm decoder; the decoder's bias is subtracted from the input. Deviation: the
     bias starts at the mean, not at the geometric median.
     """

@@ -38,7 +38,7 @@ class AuxK(Term):
     Gradient reaches encoder and decoder rows of dead latents alone, and the bias that is subtracted from
     the input.
 
-    Source: Gao et al. 2024 (arXiv 2406.04093), appendix A.2.
+    Source: Gao et al. 2024 (arXiv 2406.04093).
     """
 
     def __init__(self, rule: SelectionRule):

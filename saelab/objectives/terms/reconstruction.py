@@ -17,7 +17,7 @@ from saelab.sae.rules import SelectionRule
 class NormalisedMSE(Term):
     """`sum ||x - recon||^2 / sum ||x - mean(x)||^2` over the batch: its fraction of variance unexplained.
 
-    Source: Gao et al. 2024 (arXiv 2406.04093), section 2; the mean is the batch's.
+    Source: Gao et al. 2024 (arXiv 2406.04093); the mean is the batch's.
     """
 
     def forward(self, p: Pass) -> Tensor:
@@ -63,7 +63,7 @@ class PrefixMSE(Term):
 class OtherRuleMSE(Term):
     """The normalised error of the same SAE with another selection rule: Multi-TopK, where that is a larger k.
 
-    Source: Gao et al. 2024 (arXiv 2406.04093), appendix on Multi-TopK.
+    Source: Gao et al. 2024 (arXiv 2406.04093).
     """
 
     def __init__(self, rule: SelectionRule):
@@ -78,7 +78,7 @@ class OtherRuleMSE(Term):
 class GateReconstruction(Term):
     """`mean over tokens of ||x - recon(relu(gate))||^2`, with the decoder held fixed: teaches the gate.
 
-    Source: Rajamanoharan et al. 2024 (arXiv 2404.16014), equation 8.
+    Source: Rajamanoharan et al. 2024 (arXiv 2404.16014).
     """
 
     requires = frozenset({"gate"})
@@ -94,7 +94,7 @@ class FeatureActivation(Term):
     """`mean over tokens of (||f|| - ||x||)^2`, f the code weighted by the norms of the decoder's rows and x the
     centred input: codes are to be as long as what they stand for.
 
-    Source: top-AFA (arXiv 2503.24277), section 4. Deviation: the official code compares with the raw input
+    Source: top-AFA (arXiv 2503.24277). Deviation: the official code compares with the raw input
     here and with the centred one when it selects; this does the latter in both places.
     """
 

@@ -32,7 +32,7 @@ class L1(Term):
 
 @TERMS.register("gate_l1")
 class GateL1(Term):
-    """`mean over tokens of sum_i relu(gate_i)`. Source: Rajamanoharan et al. 2024 (arXiv 2404.16014), equation 8."""
+    """`mean over tokens of sum_i relu(gate_i)`. Source: Rajamanoharan et al. 2024 (arXiv 2404.16014)."""
 
     requires = frozenset({"gate"})
 
@@ -48,7 +48,7 @@ class AnnealedLp(Term):
     `p_end` in the last. At each change the term is rescaled by the ratio of its values at the old and the new p
     over the last batches, so that it does not jump. `z^p` is `(z + eps)^p - eps^p`: near 0 its slope stays finite.
 
-    Source: p-annealing (Karvonen et al. 2024, arXiv 2408.00113), section 3.3, and its official code, whose
+    Source: p-annealing (Karvonen et al. 2024, arXiv 2408.00113), and its official code, whose
     queue of 10 batches this keeps. Deviations: eps, and the weighting by decoder norms.
     """
 
@@ -109,7 +109,7 @@ def _stepped(p: Pass) -> Tensor:
 class L0(Term):
     """`mean over tokens of sum_i 1[u_i > theta_i]`, with the coder's derivative of the step.
 
-    Source: Rajamanoharan et al. 2024 (arXiv 2407.14435), equation 9.
+    Source: Rajamanoharan et al. 2024 (arXiv 2407.14435).
     """
 
     requires = frozenset({"step"})
@@ -120,7 +120,7 @@ class L0(Term):
 
 @TERMS.register("l0_target")
 class L0Target(Term):
-    """`(mean L0 / l0 - 1)^2`. Source: Rajamanoharan et al. 2024 (arXiv 2407.14435), section 4."""
+    """`(mean L0 / l0 - 1)^2`. Source: Rajamanoharan et al. 2024 (arXiv 2407.14435)."""
 
     requires = frozenset({"step"})
 
@@ -172,7 +172,7 @@ class KL(Term):
     """`mean over tokens of 1/2 sum_i (mean_i^2 + var_i - 1 - log var_i)`: from the code's distribution to N(0, 1),
     over all latents, kept or not.
 
-    Source: variational SAEs (arXiv 2509.22994), section 3.
+    Source: variational SAEs (arXiv 2509.22994).
     """
 
     requires = frozenset({"mean", "log_var"})

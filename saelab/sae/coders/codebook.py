@@ -17,7 +17,7 @@ from saelab.sae.coders.base import Coder, check_n_latents
 class Codebook(Coder):
     """`recon = sum of the k rows with the largest cosine to x`: values are 1, there are no coefficients.
 
-    Source: codebook features (arXiv 2310.17230), section 2. There it sits inside a model that is fine-tuned
+    Source: codebook features (arXiv 2310.17230). There it sits inside a model that is fine-tuned
     with a straight-through gradient, behind a learned LayerNorm, and the official code takes the mean of
     the k rows; here it is the discrete, coefficient-free comparator of TopK on centred inputs, with the
     sum, and only the rows learn.

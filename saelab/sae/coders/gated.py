@@ -22,7 +22,7 @@ class Gated(Coder):
     Channels: `gate` `[entries]`, `relu(g)`; the support is where it is positive. The step has no
     gradient: the gate learns from the losses on `gate` alone.
 
-    Source: Rajamanoharan et al. 2024 (arXiv 2404.16014), section 3.2, with the weights tied by `r`.
+    Source: Rajamanoharan et al. 2024 (arXiv 2404.16014), with the weights tied by `r`.
 
     Attributes:
         W_enc: `[n_latents, d_model]`; b_gate, b_mag, r_mag: `[n_latents]`.

@@ -54,7 +54,7 @@ class GroupBias(RuleCoder):
         p > target:  b <- max(b - rate r, -bound)
         p < 1e-6:    b <- min(b + rate mean(r > 0 in the group), 0)
 
-    Source: group bias adaptation (arXiv 2506.14002), algorithm 1 as its notes and reviews give it; the
+    Source: group bias adaptation (arXiv 2506.14002) as its notes and reviews give it; the
     official code could not be read. Its experiments use a JumpReLU whose form is not clear from them; this
     is the ReLU of its theory. Deviations: `bound` is 1 for inputs of
     norm 1 there and is scaled to the input's norm, sqrt(d), here; `a` is kept positive; with `warm_start`

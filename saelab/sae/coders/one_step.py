@@ -15,7 +15,7 @@ from saelab.sae.rules import SelectionRule
 
 
 class OneStep(RuleCoder):
-    """`code = rule(W_enc x + b_enc)`: one proximal step from zero (arXiv 2510.00404, section 3).
+    """`code = rule(W_enc x + b_enc)`: one proximal step from zero (arXiv 2510.00404).
 
     The full `[tok, lat]` pre-activations are computed without autograd and only looked at by the rule.
     Values at the support, and gradients, go through the sparse primitives: the encoder's backward

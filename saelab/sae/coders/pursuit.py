@@ -30,7 +30,7 @@ class Pursuit(Coder):
     recursion and differentiable. A latent picked twice has one entry, the sum. A token stops when its
     residual is no longer than `residual_threshold`, or no correlation is left to take.
 
-    Source: MP-SAE (arXiv 2506.03093), algorithm 1. `selection: positive` takes the largest correlation while
+    Source: MP-SAE (arXiv 2506.03093). `selection: positive` takes the largest correlation while
     that is positive, as the official code does (which also ends a pursuit at the first latent picked
     twice, and keeps rows at unit norm only when it starts); `absolute` is Mallat and Zhang's rule, whose
     residual goes to the projection error. The triangular solve is ours.

@@ -27,6 +27,9 @@ _UNKNOWN = -1.0
 class _BatchRule(SelectionRule):
     per_token = False
     screens = True
+    MARGIN = 1.1
+    """Candidates over a budget of the whole batch in a bfloat16 screening."""
+
     threshold: Tensor
 
     def __init__(self, k: float):
@@ -40,6 +43,18 @@ class _BatchRule(SelectionRule):
             raise SettingError(
                 "k", f"k = {self.k} is more than n_latents = {n_latents}", fix="lower k or widen the SAE"
             )
+
+    def over_the_batch(self, pre: Tensor, *, screened: bool) -> Support:
+        """The k * tokens largest entries of `[tok, lat]`; some more where screened."""
+        budget = round(self.k * len(pre) * (self.MARGIN if screened else 1.0))
+        return largest(pre, min(budget, pre.numel()))
+
+    def best_of(self, values: Tensor, candidates: Support) -> Support:
+        """The k * tokens largest of the candidates, those that are positive."""
+        kept = values[: candidates.nnz]
+        mask = torch.zeros_like(kept, dtype=torch.bool)
+        mask[kept.topk(min(round(self.k * candidates.n_tokens), candidates.nnz)).indices] = True
+        return candidates.keep(mask & (kept > 0))
 
     def activate(self, values: Tensor, support: Support) -> Tensor:
         return torch.relu(values)
@@ -58,26 +73,19 @@ class BatchTopK(_BatchRule):
 
     Deployed as one threshold for all latents, at which k latents are active per calibration token.
 
-    Source: BatchTopK (Bussmann et al. 2024, arXiv 2412.06410), section 3; Mutual Choice (arXiv 2411.02124).
+    Source: BatchTopK (Bussmann et al. 2024, arXiv 2412.06410); Mutual Choice (arXiv 2411.02124).
     Deviation: the threshold is a quantile on training tokens, not a running mean of batch minima.
     """
-
-    MARGIN = 1.1
-    """Candidates over the budget in a bfloat16 screening."""
 
     def __init__(self, k: float):
         super().__init__(k)
         self.register_buffer("threshold", torch.tensor(_UNKNOWN))
 
     def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
-        budget = round(self.k * len(pre) * (self.MARGIN if screened else 1.0))
-        return largest(pre, min(budget, pre.numel()))
+        return self.over_the_batch(pre, screened=screened)
 
     def narrow(self, values: Tensor, candidates: Support, seen: Seen) -> Support:
-        budget = round(self.k * candidates.n_tokens)
-        mask = torch.zeros(candidates.nnz, dtype=torch.bool, device=values.device)
-        mask[values[: candidates.nnz].topk(min(budget, candidates.nnz)).indices] = True
-        return candidates.keep(mask & (values[: candidates.nnz] > 0))
+        return self.best_of(values, candidates)
 
     @torch.no_grad()
     def calibrate(self, pre: PreActivations) -> None:
@@ -97,11 +105,11 @@ class FeatureChoice(_BatchRule):
     whole batch (Mutual Choice) and measures how often each latent fires; then a Zipf-Mandelbrot curve is
     fitted to that, and each latent gets the share of its rank. Deployed as one threshold per latent.
 
-    Source: Feature Choice (arXiv 2411.02124), sections 3 and 4. No official code exists; fitting the curve
+    Source: Feature Choice (arXiv 2411.02124). No official code exists; fitting the curve
     by least squares on a logarithmic scale, and the sudden change of phase, are ours.
     """
 
-    MARGIN = 1.5
+    QUOTA_MARGIN = 1.5
     """Candidates over a quota in a bfloat16 screening (small quotas need more than large ones)."""
     RATE = 0.02
     """Weight of a batch in the running densities."""
@@ -137,16 +145,15 @@ class FeatureChoice(_BatchRule):
 
     def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
         if not self.chosen:
-            budget = round(self.k * len(pre) * (BatchTopK.MARGIN if screened else 1.0))
-            return largest(pre, min(budget, pre.numel()))
+            return self.over_the_batch(pre, screened=screened)
         quotas = whole_quotas(self.density, len(pre))
         if screened:
-            quotas = (quotas * self.MARGIN).ceil().long().clamp_max(len(pre)) + 1
+            quotas = (quotas * self.QUOTA_MARGIN).ceil().long().clamp_max(len(pre)) + 1
         return best_per_latent(pre, quotas)
 
     def narrow(self, values: Tensor, candidates: Support, seen: Seen) -> Support:
         if not self.chosen:
-            return BatchTopK(self.k).narrow(values, candidates, seen)
+            return self.best_of(values, candidates)
         quotas = whole_quotas(self.density, candidates.n_tokens)
         kept = values[: candidates.nnz]
         latents = candidates.latents[: candidates.nnz].long()

@@ -79,7 +79,7 @@ class JumpReLU(SelectionRule):
     Channels: `step` `[entries]`, the `1[u > theta]` whose derivative for theta is `-K` (and K for u where it
     reaches "all"); `threshold` `[lat]`. The support holds the window below the threshold, too.
 
-    Source: Rajamanoharan et al. 2024 (arXiv 2407.14435), equations 11 and 12; `reach: all` is Anthropic's
+    Source: Rajamanoharan et al. 2024 (arXiv 2407.14435); `reach: all` is Anthropic's
     January 2025 update, read as SAELens reads it; its page can also be read as `dz/du` without the window.
     Deviation: the parameter is theta over `unit`, not its logarithm, which Adam moves too slowly; it is
     clamped at 0 after each step. The estimate looks at `u`, not at the jumped `z`.

@@ -56,7 +56,7 @@ class _TokenBudget(SelectionRule):
 class TopK(_TokenBudget):
     """The k largest pre-activations of each token; those that are not positive become 0.
 
-    Source: Gao et al. 2024 (arXiv 2406.04093), section 2.3; the prox of `||z||_0 <= k, z >= 0`.
+    Source: Gao et al. 2024 (arXiv 2406.04093); the prox of `||z||_0 <= k, z >= 0`.
     """
 
     def score(self, values: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class FeatureActivation(SelectionRule):
     first n, keeps the `argmin_n |c_n - ||x|| |` largest; the first of equals, and all positive ones where
     even they do not reach `||x||`. `x` is the centred input.
 
-    Source: top-AFA (arXiv 2503.24277), section 4; the official code excludes n = n_latents, which
+    Source: top-AFA (arXiv 2503.24277); the official code excludes n = n_latents, which
     differs only for a code with no zero.
     """
 
