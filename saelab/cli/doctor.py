@@ -11,7 +11,7 @@ from rich.table import Table
 
 from saelab import files
 from saelab.cli import provenance
-from saelab.kernels.dispatch import explain
+from saelab.kernels.dispatch import explain, screening, screening_pays
 from saelab.lm import assets
 from saelab.lm.model import low_precision_pays, resolve_device
 
@@ -27,6 +27,7 @@ def report() -> dict[str, Any]:
         "machine": provenance.machine(),
         "device": str(device),
         "bfloat16_pays": low_precision_pays(device),
+        "screening": screening(torch.zeros(1, device=device)).label if screening_pays(device) else None,
         "kernels": f"{kernels.__name__.rpartition('.')[2]} ({reason})",
         "home": str(home),
         "free_bytes": shutil.disk_usage(parent).free,
@@ -45,12 +46,10 @@ def table(found: dict[str, Any]) -> Table:
     out.add_row("versions", ", ".join(f"{name} {value or 'missing'}" for name, value in found["versions"].items()))
     out.add_row("machine", f"{machine['cpu']}, {machine['threads']} threads, {machine['platform']}")
     out.add_row("device", found["device"])
-    out.add_row(
-        "precision",
-        "bfloat16 is faster here: models run in it, selection is screened with it"
-        if found["bfloat16_pays"]
-        else "float32: this processor does not multiply bfloat16 faster",
-    )
+    models = "bfloat16" if found["bfloat16_pays"] else "float32 (bfloat16 is no faster here)"
+    screened = found["screening"]
+    selects = f"screened in {screened}" if screened else "exact (no faster product here)"
+    out.add_row("precision", f"models run in {models}, selection is {selects}")
     out.add_row("kernels", found["kernels"])
     room = f"{found['free_bytes'] / 2**30:.0f} GiB free" + ("" if found["writable"] else ", NOT WRITABLE")
     out.add_row("cache", f"{found['home']} ({room})")

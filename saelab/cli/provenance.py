@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import saelab
-from saelab.lm.model import cpu_capabilities
+from saelab.kernels.dispatch import cpu_capabilities
 
 _PACKAGES = ("torch", "transformers", "transformer-lens", "datasets", "safetensors", "numpy")
 

@@ -20,8 +20,9 @@ from saelab.config import as_dict, load_config, to_yaml
 from saelab.errors import SaelabError
 from saelab.evals import Subject, evaluate
 from saelab.files import sha256_json, write_json
+from saelab.kernels.dispatch import screening_pays
 from saelab.lm import model as language_model
-from saelab.lm.model import LanguageModel, low_precision_pays
+from saelab.lm.model import LanguageModel
 from saelab.sae import SAE, build
 from saelab.sae.coders import Precision
 from saelab.training import Member, Progress, Trainer
@@ -201,7 +202,7 @@ class Run:
         wanted = self.config.train.precision
         if wanted != "auto":
             return wanted
-        return "screened" if low_precision_pays(self.model.device) else "exact"
+        return "screened" if screening_pays(self.model.device) else "exact"
 
     def _provenance(self, store: Store) -> dict[str, Any]:
         return {

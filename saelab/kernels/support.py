@@ -76,11 +76,9 @@ class Support:
     @cached_property
     def by_latent(self) -> tuple[Tensor, Tensor]:
         """The transpose: entry numbers sorted by latent (`[nnz]`, stable), and `[lat + 1]` bounds."""
-        latents = self.latents[: self.nnz]
-        order = torch.sort(latents, stable=True).indices
-        bounds = torch.zeros(self.n_latents + 1, dtype=torch.int64, device=self.device)
-        bounds[1:] = torch.bincount(latents, minlength=self.n_latents).cumsum(0)
-        return order, bounds
+        from saelab.kernels.dispatch import by_key
+
+        return by_key(self.latents[: self.nnz], self.n_latents)
 
     @property
     def density(self) -> float:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from saelab.kernels import dispatch
 from saelab.sae import SAE
 from saelab.training.spec import TrainSpec
 
 _VANISHING = 1e-30
+_CLIP_EPS = 1e-6
+"""As in torch's own clipping."""
 _SWEEP_EVERY_STEPS = 100
 """0.9^100 * 1e-30 is still a normal number: none turns denormal between two sweeps."""
 
@@ -54,16 +57,50 @@ def drop_vanishing_moments(optimiser: torch.optim.Adam) -> None:
 
 def step(sae: SAE, optimiser: torch.optim.Adam, spec: TrainSpec, number: int, *, unit_norm: bool) -> Tensor | None:
     """One update from the gradients in place; returns the gradient norm before clipping."""
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(spec, number)
+    if dispatch.takes_compiled(sae.W_dec):
+        return _in_two_passes(sae, optimiser, spec, unit_norm=unit_norm)
     norm = None
     if unit_norm:
         project_decoder_gradient(sae)
     if spec.grad_clip is not None:
         norm = torch.nn.utils.clip_grad_norm_(sae.parameters(), spec.grad_clip, foreach=True)
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(spec, number)
     optimiser.step()
     if number % _SWEEP_EVERY_STEPS == 0:
         drop_vanishing_moments(optimiser)
     if unit_norm:
         renormalise_decoder(sae)
     return norm
+
+
+@torch.no_grad()
+def _in_two_passes(sae: SAE, optimiser: torch.optim.Adam, spec: TrainSpec, *, unit_norm: bool) -> Tensor | None:
+    """The same by compiled kernels, on the state of the same optimiser."""
+    from saelab.kernels.jit import adam as kernels
+
+    with_grad = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+    states = [_state(optimiser, p) for p in with_grad]
+    seen = [
+        kernels.look(p, p.grad.contiguous(), state["exp_avg"], state["exp_avg_sq"], unit=unit_norm and p is sae.W_dec)
+        for p, state in zip(with_grad, states, strict=True)
+    ]
+    norm, scale = None, 1.0
+    if spec.grad_clip is not None and seen:
+        norm = kernels.norm(seen)
+        scale = min(1.0, spec.grad_clip / (float(norm) + _CLIP_EPS))
+    for parameter, state in zip(seen, states, strict=True):
+        state["step"] += 1
+        group = optimiser.param_groups[0]
+        count = int(state["step"])
+        kernels.update(parameter, lr=group["lr"], betas=spec.betas, eps=group["eps"], step=count, scale=scale)
+    return norm
+
+
+def _state(optimiser: torch.optim.Adam, parameter: Tensor) -> dict[str, Tensor]:
+    """Adam's state for a parameter, made as torch makes it where there is none yet."""
+    state = optimiser.state[parameter]
+    if not state:
+        state["step"] = torch.zeros((), dtype=torch.float32)
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+    return state

@@ -7,9 +7,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from saelab.errors import SaelabError
-from saelab.kernels import Support, cpu, dense, dispatch, gather, latent_sum, reference, sampled_dot, transposed_scatter
+from saelab.kernels import (
+    Support,
+    builtin,
+    dense,
+    dispatch,
+    gather,
+    latent_sum,
+    reference,
+    sampled_dot,
+    transposed_scatter,
+)
+from saelab.kernels.jit import primitives
 
-IMPLEMENTATIONS = [reference, cpu, dense]
+IMPLEMENTATIONS = [reference, builtin, dense, primitives]
 
 
 def ragged(mask: Tensor, spare: int = 0) -> Support:
@@ -52,7 +63,7 @@ def test_forward_equals_dense_formula(implementation, case, spare):
     assert not dots[support.nnz :].any()
 
 
-@pytest.mark.parametrize("forced", ["reference", "cpu", "dense", ""])
+@pytest.mark.parametrize("forced", ["reference", "cpu", "builtin", "dense", ""])
 def test_every_gradient_and_every_second_gradient(monkeypatch, forced):
     monkeypatch.setenv("SAELAB_KERNELS", forced)
     torch.manual_seed(1)
@@ -95,7 +106,7 @@ def test_top_k_finds_the_k_largest_values(n_tokens, n_latents, k, seed):
     k = min(k, n_latents)
     scores = torch.randn(n_tokens, n_latents, generator=torch.Generator().manual_seed(seed)).round(decimals=1)
     expected = scores.sort(1, descending=True).values[:, :k]
-    for implementation in (reference, cpu):
+    for implementation in (reference, builtin):
         values, indices = implementation.top_k(scores, k)
         torch.testing.assert_close(values.sort(1, descending=True).values, expected)
         torch.testing.assert_close(scores.gather(1, indices), values)
@@ -118,7 +129,7 @@ def test_support_knows_rows_transpose_and_density():
 def test_dispatch_looks_at_the_tensors_and_says_why():
     sparse = Support.from_rows(torch.zeros(1, 1, dtype=torch.int64), 100)
     full = Support.from_rows(torch.arange(100)[None], 100)
-    assert dispatch.explain(torch.zeros(1), sparse) == (cpu, "CPU tensors, sparse code")
+    assert dispatch.explain(torch.zeros(1), sparse) == (primitives, "CPU tensors, sparse code")
     assert dispatch.explain(torch.zeros(1), full)[0] is dense
     assert "density 1.000 is at least" in dispatch.explain(torch.zeros(1), full)[1]
     module, reason = dispatch.explain(torch.zeros(1, dtype=torch.float16), sparse)

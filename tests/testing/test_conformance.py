@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from saelab.kernels import Support
+from saelab.kernels import Above, Support, select_from
 from saelab.sae import VARIANTS
 from saelab.sae.affine import PreActivations
 from saelab.sae.code import Encoding, Seen
@@ -86,7 +87,7 @@ class AboveSpread(SelectionRule):
         self.spreads = spreads
         self.register_buffer("threshold", torch.tensor(0.0))
 
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
+    def candidates(self, pre: Tensor, seen: Seen) -> Support:
         return Support.from_mask(pre > self.spreads * pre.std(correction=0)) if len(pre) else Support.from_mask(pre > 0)
 
     def activate(self, values: Tensor, support: Support) -> Tensor:
@@ -102,7 +103,7 @@ class AboveSpread(SelectionRule):
 class EveryOther(SelectionRule):
     """Every other latent where it is positive: the least a rule can be."""
 
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
+    def candidates(self, pre: Tensor, seen: Seen) -> Support:
         return Support.from_mask((pre > 0) & (torch.arange(pre.shape[1]) % 2 == 0))
 
     def activate(self, values: Tensor, support: Support) -> Tensor:
@@ -150,7 +151,7 @@ class Counts(EveryOther):
         super().__init__()
         self.steps = 0
 
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
+    def candidates(self, pre: Tensor, seen: Seen) -> Support:
         return Support.from_mask(pre > 0.01 * self.steps)
 
     def adapt(self, step: Step) -> None:
@@ -176,17 +177,26 @@ class LowThreshold(AboveSpread):
 class FixedThreshold(EveryOther):
     """A threshold in units of the activations that does not follow their scale."""
 
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
+    def candidates(self, pre: Tensor, seen: Seen) -> Support:
         return Support.from_mask(pre > 1.0)
 
 
+class AboveOne(Above):
+    """Keeps other entries once it knows exact scores."""
+
+    def narrow(self, scores: Tensor, candidates: Support, ops: ModuleType) -> tuple[Support, Tensor]:
+        kept = scores > 1
+        return candidates.keep(kept), kept.nonzero().squeeze(1)
+
+
 class Shy(EveryOther):
-    """Screens, and forgets to allow for rounding."""
+    """Screens, and keeps less then."""
 
-    screens = True
+    def budget(self, seen: Seen, n_latents: int) -> Above:
+        return AboveOne(seen.x.new_zeros(()))
 
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
-        return Support.from_mask(pre > (1.0 if screened else 0.0))
+    def candidates(self, pre: Tensor, seen: Seen) -> Support:
+        return select_from(pre, self.budget(seen, pre.shape[1]))
 
 
 class Undefined(EveryOther):
@@ -213,14 +223,14 @@ class Draws(EveryOther):
     def __deepcopy__(self, memo: Any) -> Draws:
         return Draws()
 
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
+    def candidates(self, pre: Tensor, seen: Seen) -> Support:
         return Support.from_mask((pre > 0) & (torch.rand(pre.shape, generator=self.generator) < 0.5))
 
 
 class Twice(EveryOther):
     """Names a latent twice in a row."""
 
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
+    def candidates(self, pre: Tensor, seen: Seen) -> Support:
         return Support.from_rows(torch.zeros(len(pre), 2, dtype=torch.int64), pre.shape[1])
 
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from saelab.errors import SettingError
-from saelab.kernels import Support, top_k
-from saelab.sae.affine import affine
+from saelab.kernels import PerToken, select
 from saelab.sae.code import Encoding, Seen, SparseCode
 from saelab.sae.coders.base import Coder, check_n_latents
 
@@ -35,8 +34,8 @@ class Codebook(Coder):
     def encode(self, seen: Seen) -> Encoding:
         with torch.no_grad():
             rows = torch.nn.functional.normalize(seen.W_dec, dim=1)
-            cosines = affine(seen.x, rows, rows.new_zeros(rows.shape[0]))
-            support = Support.from_rows(top_k(cosines, self.k)[1], rows.shape[0])
+            screened = self.precision == "screened"
+            support = select(seen.x, rows, rows.new_zeros(len(rows)), PerToken(self.k), screened=screened).support
         return Encoding(SparseCode(seen.x.new_ones(support.latents.numel()), support))
 
     def pre_activations(self, seen: Seen, latents: Tensor) -> Tensor:
@@ -44,6 +43,7 @@ class Codebook(Coder):
         return torch.cosine_similarity(seen.x[:, None], seen.W_dec[latents][None], dim=2)
 
     def inference(self, W_dec: Tensor) -> Self:
+        self.precision = "exact"
         return self
 
     def fold(self, mean: Tensor, factor: float) -> None:

@@ -44,9 +44,9 @@ class Gated(Coder):
         self.W_enc.copy_(W_dec)
 
     def encode(self, seen: Seen) -> Encoding:
-        screened = self.precision == "screened"
-        support, known = select(_GATE, seen, self.W_enc, self.b_gate, screened=screened)
-        gate = sampled_dot(seen.x, self.W_enc, support, bias=self.b_gate, known=known)
+        found = select(_GATE, seen, self.W_enc, self.b_gate, screened=self.precision == "screened")
+        support = found.support
+        gate = sampled_dot(seen.x, self.W_enc, support, bias=self.b_gate, known=found.values)
         plain = gate - spread(self.b_gate, support)
         strength = torch.relu(plain * spread(self.r_mag.exp(), support) + spread(self.b_mag, support))
         values = torch.where(gate > 0, strength, 0.0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from saelab.errors import SettingError
-from saelab.kernels import Support, sampled_dot, spread
+from saelab.kernels import Above, sampled_dot, spread
 from saelab.sae.affine import PreActivations
 from saelab.sae.code import Encoding, Seen, SparseCode
 from saelab.sae.coders.base import RuleCoder, check_n_latents
@@ -30,12 +30,16 @@ class _Watching(ReLU):
         self.register_buffer("peak", torch.zeros(n_latents))
         self.register_buffer("tokens", torch.zeros(()))
 
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
-        if self.training and len(pre):
-            self.fired += (pre > 0).sum(0)
-            self.peak = torch.maximum(self.peak, pre.amax(0).to(self.peak))
-            self.tokens += len(pre)
-        return super().candidates(pre, seen, screened=screened)
+    def budget(self, seen: Seen, n_latents: int) -> Above:
+        if not self.training or len(seen.x) == 0:
+            return super().budget(seen, n_latents)
+        self.tokens += len(seen.x)
+        return Above(seen.x.new_zeros(()), self._observe)
+
+    def _observe(self, pre: Tensor, latents: slice) -> None:
+        self.fired[latents] += (pre > 0).sum(0)
+        peak = self.peak[latents]
+        torch.maximum(peak, pre.amax(0).to(peak), out=peak)
 
     def forget(self) -> None:
         for buffer in (self.fired, self.peak, self.tokens):
@@ -86,8 +90,9 @@ class GroupBias(RuleCoder):
     def encode(self, seen: Seen) -> Encoding:
         if self.training and len(seen.x) and not self.started:
             self._start(seen)
-        support, known = select(self.rule, seen, seen.W_dec, self.b_enc, screened=self.precision == "screened")
-        pre = sampled_dot(seen.x, seen.W_dec, support, bias=self.b_enc, known=known)
+        found = select(self.rule, seen, seen.W_dec, self.b_enc, screened=self.precision == "screened")
+        support = found.support
+        pre = sampled_dot(seen.x, seen.W_dec, support, bias=self.b_enc, known=found.values)
         return Encoding(SparseCode(self.rule.activate(pre, support) * spread(self.log_scale.exp(), support), support))
 
     def pre_activations(self, seen: Seen, latents: Tensor) -> Tensor:

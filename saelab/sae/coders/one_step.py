@@ -7,8 +7,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from saelab.kernels import Support, sampled_dot
-from saelab.sae.affine import PreActivations, affine
+from saelab import kernels
+from saelab.kernels import Selected, sampled_dot
+from saelab.kernels.products import Affine
+from saelab.sae.affine import PreActivations
 from saelab.sae.code import Encoding, Seen, SparseCode
 from saelab.sae.coders.base import RuleCoder
 from saelab.sae.rules import SelectionRule
@@ -17,9 +19,8 @@ from saelab.sae.rules import SelectionRule
 class OneStep(RuleCoder):
     """`code = rule(W_enc x + b_enc)`: one proximal step from zero (arXiv 2510.00404).
 
-    The full `[tok, lat]` pre-activations are computed without autograd and only looked at by the rule.
-    Values at the support, and gradients, go through the sparse primitives: the encoder's backward
-    costs `tok * k * d`, not `tok * lat * d`.
+    Pre-activations of all latents come in tiles, without autograd, and the rule keeps few of them. Gradients
+    go through the sparse primitives: the encoder's backward costs `tok * k * d`, not `tok * lat * d`.
 
     Args:
         d_model: width of the input.
@@ -45,10 +46,10 @@ class OneStep(RuleCoder):
 
     def encode_by(self, rule: SelectionRule, seen: Seen) -> Encoding:
         """The encoding that another rule makes of the same pre-activations."""
-        support, known = select(rule, seen, self.W_enc, self.b_enc, screened=self.precision == "screened")
-        values = sampled_dot(seen.x, self.W_enc, support, bias=self.b_enc, known=known)
-        code = SparseCode(rule.activate(values, support), support)
-        return Encoding(code, rule.channels(values, support))
+        found = select(rule, seen, self.W_enc, self.b_enc, screened=self.precision == "screened")
+        values = sampled_dot(seen.x, self.W_enc, found.support, bias=self.b_enc, known=found.values)
+        code = SparseCode(rule.activate(values, found.support), found.support)
+        return Encoding(code, rule.channels(values, found.support))
 
     def pre_activations(self, seen: Seen, latents: Tensor) -> Tensor:
         return torch.addmm(self.b_enc[latents], seen.x, self.W_enc[latents].T)
@@ -69,19 +70,13 @@ class OneStep(RuleCoder):
 
 
 @torch.no_grad()
-def select(
-    rule: SelectionRule, seen: Seen, weight: Tensor, bias: Tensor, *, screened: bool
-) -> tuple[Support, Tensor | None]:
-    """The support, and the pre-activations there (`[entries]`) where they are known already."""
-    if not (screened and rule.screens):
-        pre = affine(seen.x, weight, bias)
-        support = rule.candidates(pre, seen)
-        entries = slice(support.nnz)
-        known = pre.new_zeros(support.latents.numel())
-        known[entries] = pre[support.rows, support.latents[entries].long()]
-        return support, known
-    low = torch.bfloat16
-    pre = affine(seen.x.to(low), weight.to(low), bias.to(low))
-    candidates = rule.candidates(pre, seen, screened=True)
-    values = sampled_dot(seen.x, weight, candidates, bias=bias)
-    return rule.narrow(values, candidates, seen), None
+def select(rule: SelectionRule, seen: Seen, weight: Tensor, bias: Tensor, *, screened: bool) -> Selected:
+    """The support that the rule picks, and the pre-activations there."""
+    budget = rule.budget(seen, len(weight))
+    if budget is not None:
+        return kernels.select(seen.x, weight, bias, budget, screened=screened)
+    pre = Affine(seen.x, weight, bias).tile(slice(0, len(seen.x)), slice(0, len(weight)))
+    support = rule.candidates(pre, seen)
+    values = pre.new_zeros(support.latents.numel())
+    values[: support.nnz] = pre[support.rows, support.latents[: support.nnz].long()]
+    return Selected(support, values)

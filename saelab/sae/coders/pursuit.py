@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from saelab.errors import SettingError
-from saelab.kernels import Support
+from saelab.kernels import Support, dispatch
 from saelab.sae.code import Encoding, Seen, SparseCode
 from saelab.sae.coders.base import Coder, check_n_latents
 
@@ -17,6 +19,8 @@ Selection = Literal["positive", "absolute"]
 _GRAM_BYTES = 2**30
 """Correlations of all latents with each other are kept up to this size; beyond, and for few tokens, those with
 the residual are recomputed."""
+_BLOCK_TOKENS = 1024
+"""Tokens whose correlations are held at a time."""
 _ENDS_EVERY = 8
 _REFRESH_STEPS = 32
 """Steps after which correlations are computed anew: the recurrence drifts."""
@@ -33,7 +37,7 @@ class Pursuit(Coder):
     Source: MP-SAE (arXiv 2506.03093). `selection: positive` takes the largest correlation while
     that is positive, as the official code does (which also ends a pursuit at the first latent picked
     twice, and keeps rows at unit norm only when it starts); `absolute` is Mallat and Zhang's rule, whose
-    residual goes to the projection error. The triangular solve is ours.
+    residual goes to the projection error. The triangular solve, and its closed form in reverse, are ours.
 
     Attributes:
         steps: latents picked per token at most; may be changed at any time, which is not saved (k is).
@@ -55,11 +59,15 @@ class Pursuit(Coder):
     residual_threshold: Tensor
 
     def encode(self, seen: Seen) -> Encoding:
+        if pays_to_correlate(len(seen.x), seen.W_dec, self.steps) and dispatch.takes_compiled(seen.x):
+            absolute = self.selection == "absolute"
+            picked, amounts, counts = _Compiled.apply(seen.x, seen.W_dec, self.steps, absolute, self.residual_threshold)
+            return Encoding(_numbered(picked, amounts, counts, len(seen.W_dec)))
         picked, used = pursue(
             seen.x, seen.W_dec, self.steps, selection=self.selection, residual_threshold=self.residual_threshold
         )
-        coefficients = torch.where(used, solve(seen.x, seen.W_dec, picked, used), 0.0)
-        return Encoding(merged(picked, coefficients, used, seen.W_dec.shape[0]))
+        amounts = torch.where(used, solve(seen.x, seen.W_dec, picked, used), 0.0)
+        return Encoding(merged(picked, amounts, used, len(seen.W_dec)))
 
     def pre_activations(self, seen: Seen, latents: Tensor) -> Tensor:
         """Correlations with the input."""
@@ -72,19 +80,52 @@ class Pursuit(Coder):
         self.residual_threshold.div_(factor)
 
 
+def pays_to_correlate(n_tokens: int, rows: Tensor, steps: int) -> bool:
+    """Whether products of all rows with each other cost less than correlations anew in each step, and fit."""
+    n_latents = len(rows)
+    return steps * n_tokens >= n_latents and n_latents**2 * rows.element_size() <= _GRAM_BYTES
+
+
+# pyright: reportIncompatibleMethodOverride=false
+class _Compiled(Function):
+    """`pursue` and `solve` in one, by compiled kernels: the recursion's own amounts are the solution."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor, steps: int, absolute: bool, threshold: Tensor):
+        from saelab.kernels.jit import pursuit
+
+        gram, bound = rows @ rows.T, float(threshold)
+        parts = []
+        for some in x.split(_BLOCK_TOKENS):
+            squares = torch.linalg.vecdot(some, some)
+            parts.append(pursuit.pursue(some @ rows.T, gram, squares, steps, absolute=absolute, threshold=bound))
+        picked, amounts, counts = (torch.cat(part) for part in zip(*parts, strict=True))
+        ctx.save_for_backward(x, rows, picked, amounts, counts)
+        ctx.mark_non_differentiable(picked, counts)
+        return picked, amounts, counts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_picked: None, grad: Tensor, to_counts: None):
+        from saelab.kernels.jit import pursuit
+
+        x, rows, picked, amounts, counts = ctx.saved_tensors
+        to_x, to_rows = pursuit.backward(x.contiguous(), rows, picked, amounts, counts, grad.contiguous())
+        return to_x, to_rows, None, None, None
+
+
 @torch.no_grad()
 def pursue(
     x: Tensor, rows: Tensor, steps: int, *, selection: Selection, residual_threshold: Tensor | float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """The latents picked for `[tok, d]` with dictionary `rows` `[lat, d]`: `[tok, steps]` int64, and which of
     them were taken (a prefix of each row)."""
-    n_tokens, n_latents = x.shape[0], rows.shape[0]
+    n_tokens = x.shape[0]
     picked = torch.zeros(n_tokens, steps, dtype=torch.int64, device=x.device)
     used = torch.zeros(n_tokens, steps, dtype=torch.bool, device=x.device)
     if n_tokens == 0:
         return picked, used
-    pays = steps * n_tokens >= n_latents and n_latents**2 * rows.element_size() <= _GRAM_BYTES
-    gram = rows @ rows.T if pays else None
+    gram = rows @ rows.T if pays_to_correlate(n_tokens, rows, steps) else None
     residual, correlation = x.clone(), x @ rows.T
     tokens = torch.arange(n_tokens, device=x.device)
     active = torch.ones(n_tokens, dtype=torch.bool, device=x.device)
@@ -124,3 +165,19 @@ def merged(picked: Tensor, values: Tensor, used: Tensor, n_latents: int) -> Spar
     total = values.new_zeros(len(unique)).index_add(0, place, values[used])
     support = Support.from_entries(unique // n_latents, unique % n_latents, len(picked), n_latents)
     return SparseCode(total, support)
+
+
+def _numbered(picked: Tensor, amounts: Tensor, counts: Tensor, n_latents: int) -> SparseCode:
+    """What `merged` gives, without a sort."""
+    from saelab.kernels.jit import pursuit
+
+    slots, widths = pursuit.number(picked, counts)
+    offsets = torch.cat([widths.new_zeros(1), widths.cumsum(0)])
+    if int(offsets[-1]) == picked.numel():
+        return SparseCode(amounts.reshape(-1), Support.from_rows(picked, n_latents))
+    used = torch.arange(picked.shape[1]) < counts[:, None]
+    place = (offsets[:-1, None] + slots)[used]
+    values = amounts.new_zeros(int(offsets[-1])).index_add(0, place, amounts[used])
+    latents = torch.empty(len(values), dtype=torch.int32)
+    latents[place] = picked[used].to(torch.int32)
+    return SparseCode(values, Support(latents, offsets.to(torch.int32), n_latents))

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from saelab.kernels import Support
+from saelab.kernels import Budget, Support, select_from
 from saelab.sae.affine import PreActivations
 from saelab.sae.code import Seen, SparseCode
 
@@ -28,19 +28,19 @@ class Step:
 class SelectionRule(nn.Module):
     """The proximal step that turns pre-activations into a sparse code.
 
-    A rule has to answer two questions: which entries are in the code (`candidates`), and what value a
-    kept entry takes (`activate`). The rest has defaults: override what the rule needs. State that is
-    not a parameter goes into buffers, which are saved, restored and resumed.
+    A rule has to answer two questions: which entries are in the code, and what value a kept entry takes
+    (`activate`). The first by a `budget`, which encoders fuse with their product, so that pre-activations
+    come in tiles and may be screened; or, where no budget says it, by `candidates`, which sees whole
+    rows. The rest has defaults: override what the rule needs. State that is not a parameter goes into
+    buffers, which are saved, restored and resumed.
 
     Attributes:
         per_token: a token's code depends on that token alone, so that a batch may be cut up.
-        screens: candidates may come from bfloat16 pre-activations, to be narrowed afterwards.
         requires: names in `Seen.side` that the rule needs while training.
         provides: names of the channels it offers to loss terms.
     """
 
     per_token: ClassVar[bool] = True
-    screens: ClassVar[bool] = False
     requires: ClassVar[frozenset[str]] = frozenset()
     provides: ClassVar[frozenset[str]] = frozenset()
 
@@ -53,14 +53,16 @@ class SelectionRule(nn.Module):
     def prepare(self, n_latents: int) -> None:
         """Make what state the rule keeps per latent, once the width is known."""
 
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
-        """The support for these pre-activations `[tok, lat]`, without a gradient; with `screened`, a
-        superset that allows for the rounding of bfloat16."""
-        raise NotImplementedError
+    def budget(self, seen: Seen, n_latents: int) -> Budget | None:
+        """What the rule keeps, where one of `saelab.kernels`' budgets says it."""
+        return None
 
-    def narrow(self, values: Tensor, candidates: Support, seen: Seen) -> Support:
-        """The support among screened candidates, given their exact pre-activations."""
-        return candidates
+    def candidates(self, pre: Tensor, seen: Seen) -> Support:
+        """The support for these pre-activations `[tok, lat]`, without a gradient."""
+        budget = self.budget(seen, pre.shape[1])
+        if budget is None:
+            raise NotImplementedError(f"{type(self).__name__} has neither a budget nor candidates")
+        return select_from(pre, budget)
 
     def activate(self, values: Tensor, support: Support) -> Tensor:
         """Pre-activations at the support -> activations, differentiable; entries that become 0 get no

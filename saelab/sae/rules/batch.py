@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from saelab.errors import SaelabError, SettingError
-from saelab.kernels import Support, top_k
+from saelab.kernels import PerBatch, PerLatent, Support, top_k
 from saelab.sae.affine import PreActivations
 from saelab.sae.code import Seen
 from saelab.sae.rules.base import SelectionRule, Step
@@ -26,9 +26,6 @@ _UNKNOWN = -1.0
 
 class _BatchRule(SelectionRule):
     per_token = False
-    screens = True
-    MARGIN = 1.1
-    """Candidates over a budget of the whole batch in a bfloat16 screening."""
 
     threshold: Tensor
 
@@ -44,17 +41,9 @@ class _BatchRule(SelectionRule):
                 "k", f"k = {self.k} is more than n_latents = {n_latents}", fix="lower k or widen the SAE"
             )
 
-    def over_the_batch(self, pre: Tensor, *, screened: bool) -> Support:
-        """The k * tokens largest entries of `[tok, lat]`; some more where screened."""
-        budget = round(self.k * len(pre) * (self.MARGIN if screened else 1.0))
-        return largest(pre, min(budget, pre.numel()))
-
-    def best_of(self, values: Tensor, candidates: Support) -> Support:
-        """The k * tokens largest of the candidates, those that are positive."""
-        kept = values[: candidates.nnz]
-        mask = torch.zeros_like(kept, dtype=torch.bool)
-        mask[kept.topk(min(round(self.k * candidates.n_tokens), candidates.nnz)).indices] = True
-        return candidates.keep(mask & (kept > 0))
+    def over_the_batch(self, n_tokens: int, n_latents: int) -> PerBatch:
+        """The k * tokens largest entries."""
+        return PerBatch(min(round(self.k * n_tokens), n_tokens * n_latents))
 
     def activate(self, values: Tensor, support: Support) -> Tensor:
         return torch.relu(values)
@@ -81,11 +70,8 @@ class BatchTopK(_BatchRule):
         super().__init__(k)
         self.register_buffer("threshold", torch.tensor(_UNKNOWN))
 
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
-        return self.over_the_batch(pre, screened=screened)
-
-    def narrow(self, values: Tensor, candidates: Support, seen: Seen) -> Support:
-        return self.best_of(values, candidates)
+    def budget(self, seen: Seen, n_latents: int) -> PerBatch:
+        return self.over_the_batch(len(seen.x), n_latents)
 
     @torch.no_grad()
     def calibrate(self, pre: PreActivations) -> None:
@@ -109,8 +95,6 @@ class FeatureChoice(_BatchRule):
     by least squares on a logarithmic scale, and the sudden change of phase, are ours.
     """
 
-    QUOTA_MARGIN = 1.5
-    """Candidates over a quota in a bfloat16 screening (small quotas need more than large ones)."""
     RATE = 0.02
     """Weight of a batch in the running densities."""
 
@@ -143,27 +127,10 @@ class FeatureChoice(_BatchRule):
         self.register_buffer("chosen", torch.tensor(float(self.mutual_frac == 0)))  # 1: quotas stand
         self.register_buffer("threshold", torch.full((n_latents,), _UNKNOWN))
 
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
+    def budget(self, seen: Seen, n_latents: int) -> PerBatch | PerLatent:
         if not self.chosen:
-            return self.over_the_batch(pre, screened=screened)
-        quotas = whole_quotas(self.density, len(pre))
-        if screened:
-            quotas = (quotas * self.QUOTA_MARGIN).ceil().long().clamp_max(len(pre)) + 1
-        return best_per_latent(pre, quotas)
-
-    def narrow(self, values: Tensor, candidates: Support, seen: Seen) -> Support:
-        if not self.chosen:
-            return self.best_of(values, candidates)
-        quotas = whole_quotas(self.density, candidates.n_tokens)
-        kept = values[: candidates.nnz]
-        latents = candidates.latents[: candidates.nnz].long()
-        order = kept.argsort(descending=True, stable=True)
-        order = order[latents[order].argsort(stable=True)]
-        starts = torch.bincount(latents, minlength=candidates.n_latents).cumsum(0).roll(1)
-        starts[0] = 0
-        rank = torch.empty_like(order)
-        rank[order] = torch.arange(len(order), device=order.device) - starts[latents[order]]
-        return candidates.keep((rank < quotas[latents]) & (kept > 0))
+            return self.over_the_batch(len(seen.x), n_latents)
+        return PerLatent(whole_quotas(self.density, len(seen.x)))
 
     @torch.no_grad()
     def adapt(self, step: Step) -> None:
@@ -201,27 +168,6 @@ def exceeded_by(density: Tensor, pre: PreActivations) -> Tensor:
         after = ordered.gather(1, place.clamp_max(most - 1))
         out[latents] = ((last + after) / 2)[:, 0].to(out)
     return out
-
-
-def largest(pre: Tensor, budget: int) -> Support:
-    """The `budget` largest entries of `[tok, lat]`, those that are positive."""
-    values, flat = top_k(pre.reshape(1, -1), budget)
-    flat = flat[0][values[0] > 0].sort().values
-    return Support.from_entries(flat // pre.shape[1], flat % pre.shape[1], *pre.shape)
-
-
-def best_per_latent(pre: Tensor, quotas: Tensor) -> Support:
-    """The `quotas[i]` largest entries of each column i of `[tok, lat]`, those that are positive."""
-    mask = torch.zeros(pre.shape, dtype=torch.bool, device=pre.device)
-    for latents in groups_by_size(quotas):
-        most = int(quotas[latents].max())
-        if most == 0:
-            continue
-        values, rows = pre[:, latents].topk(min(most, len(pre)), dim=0)
-        ranks = torch.arange(len(rows), device=pre.device)[:, None]
-        kept = (ranks < quotas[latents]) & (values > 0)
-        mask[rows[kept], latents.expand_as(rows)[kept]] = True
-    return Support.from_mask(mask)
 
 
 _GROUP_LATENTS = 1024

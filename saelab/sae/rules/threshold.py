@@ -9,27 +9,16 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from saelab.errors import SettingError
-from saelab.kernels import Support, spread
+from saelab.kernels import Above, Support, spread
 from saelab.sae.code import Seen
 from saelab.sae.rules.base import SelectionRule, Step
-
-_SLACK = 2.0**-6
-"""Screening keeps entries above the threshold less `_SLACK * max|pre|` of their token: four bfloat16 roundings."""
-
-
-def _above(pre: Tensor, threshold: Tensor | float, *, screened: bool) -> Support:
-    if screened:
-        threshold = threshold - _SLACK * pre.abs().amax(1, keepdim=True)
-    return Support.from_mask(pre > threshold)
 
 
 class ReLU(SelectionRule):
     """Every positive pre-activation. The prox of a non-negative L1 penalty (the shift is in `b_enc`)."""
 
-    screens = True
-
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
-        return _above(pre, 0.0, screened=screened)
+    def budget(self, seen: Seen, n_latents: int) -> Above:
+        return Above(seen.x.new_zeros(()))
 
     def activate(self, values: Tensor, support: Support) -> Tensor:
         return torch.relu(values)
@@ -42,18 +31,14 @@ class Threshold(SelectionRule):
         threshold: `[]` or `[lat]`, at least 0, in units of the pre-activations.
     """
 
-    screens = True
     threshold: Tensor
 
     def __init__(self, threshold: Tensor):
         super().__init__()
         self.register_buffer("threshold", threshold.detach().clone())
 
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
-        return _above(pre, self.threshold.to(pre.dtype), screened=screened)
-
-    def narrow(self, values: Tensor, candidates: Support, seen: Seen) -> Support:
-        return candidates.keep((values > self._at(candidates))[: candidates.nnz])
+    def budget(self, seen: Seen, n_latents: int) -> Above:
+        return Above(self.threshold)
 
     def activate(self, values: Tensor, support: Support) -> Tensor:
         return torch.where(values > self._at(support), values, 0.0)
@@ -93,7 +78,6 @@ class JumpReLU(SelectionRule):
         relative: `[lat]`, theta over `unit`.
     """
 
-    screens = True
     provides = frozenset({"step", "threshold"})
 
     def __init__(self, initial: float, bandwidth: float, reach: Reach = "threshold", *, unit: float = 1.0):
@@ -114,9 +98,8 @@ class JumpReLU(SelectionRule):
         """`[lat]`, at least 0, in units of the pre-activations."""
         return self.relative * self.unit
 
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
-        lowest = self.threshold.detach() - (self.bandwidth / 2 if self.training else 0.0)
-        return _above(pre, lowest.to(pre.dtype), screened=screened)
+    def budget(self, seen: Seen, n_latents: int) -> Above:
+        return Above(self.threshold.detach() - (self.bandwidth / 2 if self.training else 0.0))
 
     def activate(self, values: Tensor, support: Support) -> Tensor:
         threshold = spread(self.threshold, support)

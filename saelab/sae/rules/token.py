@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from saelab.errors import SettingError
-from saelab.kernels import Support, sampled_dot, top_k
+from saelab.kernels import PerToken, Support
 from saelab.sae.code import Seen
 from saelab.sae.rules.base import SelectionRule
 
@@ -16,41 +17,17 @@ from saelab.sae.rules.base import SelectionRule
 class _TokenBudget(SelectionRule):
     """k entries per token, by a score."""
 
-    screens = True
-    MARGIN = 1.25
-    """Candidates over k in a bfloat16 screening (4 extra of 32 held 100 % of the support; this is 8)."""
-
     def __init__(self, k: int):
         super().__init__()
         if k < 1:
             raise SettingError("k", f"k must be at least 1, not {k}")
         self.k = k
 
-    def score(self, values: Tensor) -> Tensor:
-        raise NotImplementedError
-
     def check(self, n_latents: int) -> None:
         if self.k > n_latents:
             raise SettingError(
                 "k", f"k = {self.k} is more than n_latents = {n_latents}", fix="lower k or widen the SAE"
             )
-
-    def width(self, n_latents: int, *, screened: bool) -> int:
-        """Entries per token: k, and in a screening some more; a rule given fewer latents keeps them all."""
-        return min(n_latents, max(self.k + 4, round(self.k * self.MARGIN)) if screened else self.k)
-
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
-        width = self.width(pre.shape[1], screened=screened)
-        return Support.from_rows(top_k(self.score(pre), width)[1], pre.shape[1])
-
-    def narrow(self, values: Tensor, candidates: Support, seen: Seen) -> Support:
-        return self._best(self.score(values), candidates)
-
-    def _best(self, scores: Tensor, candidates: Support) -> Support:
-        assert candidates.width is not None
-        latents = candidates.latents.view(-1, candidates.width)
-        kept = top_k(scores.view_as(latents), self.k)[1]
-        return Support.from_rows(latents.gather(1, kept), candidates.n_latents)
 
 
 class TopK(_TokenBudget):
@@ -59,8 +36,8 @@ class TopK(_TokenBudget):
     Source: Gao et al. 2024 (arXiv 2406.04093); the prox of `||z||_0 <= k, z >= 0`.
     """
 
-    def score(self, values: Tensor) -> Tensor:
-        return values
+    def budget(self, seen: Seen, n_latents: int) -> PerToken:
+        return PerToken(self.k)
 
     def activate(self, values: Tensor, support: Support) -> Tensor:
         return torch.relu(values)
@@ -72,8 +49,8 @@ class AbsTopK(_TokenBudget):
     Source: AbsTopK (arXiv 2510.00404), the prox of `||z||_0 <= k`.
     """
 
-    def score(self, values: Tensor) -> Tensor:
-        return values.abs()
+    def budget(self, seen: Seen, n_latents: int) -> PerToken:
+        return PerToken(self.k, torch.Tensor.abs_)
 
     def activate(self, values: Tensor, support: Support) -> Tensor:
         return torch.where(values != 0, values, 0.0)
@@ -95,6 +72,8 @@ class GradientTopK(TopK):
     requires = frozenset({"loss_grad"})
     RATE = 0.01
     """Weight of a batch in the running mean."""
+    SAMPLE = 512
+    """Latents, evenly spaced, over which that mean is taken."""
 
     mean_attribution: Tensor
 
@@ -105,28 +84,25 @@ class GradientTopK(TopK):
         self.beta, self.normalise = beta, normalise
         self.register_buffer("mean_attribution", torch.zeros(()))
 
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
-        attribution = (seen.side["loss_grad"] @ seen.W_dec.T).abs_()
-        if self.training and len(pre):
-            self._follow(attribution.mean())
-        width = self.width(pre.shape[1], screened=screened)
-        return Support.from_rows(top_k(pre * self._weight(attribution).to(pre.dtype), width)[1], pre.shape[1])
-
-    def narrow(self, values: Tensor, candidates: Support, seen: Seen) -> Support:
-        attribution = sampled_dot(seen.side["loss_grad"], seen.W_dec, candidates).abs()
-        return self._best(values * self._weight(attribution), candidates)
+    def budget(self, seen: Seen, n_latents: int) -> PerToken:
+        grad, rows = seen.side["loss_grad"], seen.W_dec
+        if self.training and len(grad):
+            self._follow((grad @ rows[:: max(1, n_latents // self.SAMPLE)].T).abs_().mean())
+        known = self.normalise & (self.mean_attribution > 0)
+        unit = torch.where(known, self.mean_attribution, 1.0).to(grad.dtype)
+        return PerToken(self.k, partial(_attributed, self.beta / unit), ((grad, rows),))
 
     def _follow(self, mean: Tensor) -> None:
         started = self.mean_attribution > 0
         rate = torch.where(started, self.RATE, 1.0).to(mean)
         self.mean_attribution.lerp_(mean.to(self.mean_attribution), rate.to(self.mean_attribution))
 
-    def _weight(self, attribution: Tensor) -> Tensor:
-        unit = self.mean_attribution.clamp_min(torch.finfo(attribution.dtype).tiny) if self.normalise else 1.0
-        return 1 + self.beta * attribution / unit
-
     def inference(self) -> TopK:
         return TopK(self.k)
+
+
+def _attributed(weight: Tensor | float, pre: Tensor, attribution: Tensor) -> Tensor:
+    return pre.mul_(attribution.abs_().mul_(weight).add_(1.0))
 
 
 class FeatureActivation(SelectionRule):
@@ -143,7 +119,7 @@ class FeatureActivation(SelectionRule):
     FIRST_WIDTH = 256
     """Latents sorted at first; doubled until the norm is reached, which gives the same as sorting all."""
 
-    def candidates(self, pre: Tensor, seen: Seen, *, screened: bool = False) -> Support:
+    def candidates(self, pre: Tensor, seen: Seen) -> Support:
         strength = torch.relu(pre).mul_(seen.W_dec.norm(dim=1).to(pre.dtype))
         norm = seen.x.norm(dim=1, keepdim=True).to(pre.dtype)
         width, n_latents = min(self.FIRST_WIDTH, pre.shape[1]), pre.shape[1]

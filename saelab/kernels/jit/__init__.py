@@ -1,0 +1,29 @@
+"""CPU kernels compiled by numba at first use (and cached): float32 and float64, one pass over memory where it counts.
+
+Rows are independent of each other in every kernel, so results do not depend on the number of threads.
+`fastmath` may reorder sums, but keeps NaN and infinity what they are: comparisons with NaN are false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import torch
+from torch import Tensor
+
+FAST = {"reassoc", "contract", "nsz", "arcp"}
+ROWS_PER_TASK = 64
+"""Rows that share a task's small buffers: an allocation per row costs as much as a row."""
+
+_MOST_THREADS: int = numba.get_num_threads()
+
+serial: Callable[..., Any] = numba.njit(cache=True, fastmath=FAST, error_model="numpy")
+parallel: Callable[..., Any] = numba.njit(cache=True, fastmath=FAST, error_model="numpy", parallel=True)
+
+
+def call(kernel: Callable[..., Any], *arguments: Any) -> Any:
+    """A kernel on tensors, with as many threads as torch uses."""
+    numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))
+    return kernel(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))
