@@ -61,6 +61,7 @@ def transposed_scatter(values: Tensor, support: Support, grad: Tensor) -> Tensor
     if support.nnz == 0:
         return grad.new_zeros(support.n_latents, grad.shape[1])
     order, bounds = support.by_latent
+    order = order[: support.nnz]
     return embedding_bag(
         support.rows[order],
         grad,

@@ -68,19 +68,26 @@ class Support:
         return int(self.offsets[-1])
 
     @cached_property
+    def capacity_rows(self) -> Tensor:
+        """`[capacity]` int64: the token of each entry, `tok` for spare capacity. Never waits for a GPU."""
+        tokens = torch.arange(self.n_tokens + 1, device=self.device)
+        spare = self.latents.numel() - self.offsets[-1:]
+        lengths = torch.cat([self.offsets.diff(), spare]).long()
+        return torch.repeat_interleave(tokens, lengths, output_size=self.latents.numel())
+
+    @property
     def rows(self) -> Tensor:
         """`[nnz]` int64: the token of each entry in use."""
-        tokens = torch.arange(self.n_tokens, device=self.device)
-        return torch.repeat_interleave(tokens, self.offsets.diff().long(), output_size=self.nnz)
+        return self.capacity_rows[: self.nnz]
 
     @cached_property
     def by_latent(self) -> tuple[Tensor, Tensor]:
-        """The transpose: entry numbers sorted by latent (`[nnz]`, stable), and `[lat + 1]` bounds."""
-        latents = self.latents[: self.nnz]
-        order = torch.sort(latents, stable=True).indices
-        bounds = torch.zeros(self.n_latents + 1, dtype=torch.int64, device=self.device)
-        bounds[1:] = torch.bincount(latents, minlength=self.n_latents).cumsum(0)
-        return order, bounds
+        """The transpose: entry numbers sorted by latent (`[capacity]`, stable, spare capacity last), and
+        `[lat + 1]` bounds. Never waits for a GPU."""
+        latents = torch.where(self.capacity_rows < self.n_tokens, self.latents, self.n_latents)
+        counts = torch.zeros(self.n_latents + 2, dtype=torch.int64, device=self.device)
+        counts[1:].index_add_(0, latents, counts.new_ones(()).expand(latents.numel()))
+        return torch.sort(latents, stable=True).indices, counts.cumsum(0)[:-1]
 
     @property
     def density(self) -> float:
