@@ -84,7 +84,7 @@ class Support:
     def by_latent(self) -> tuple[Tensor, Tensor]:
         """The transpose: entry numbers sorted by latent (`[capacity]`, stable, spare capacity last), and
         `[lat + 1]` bounds. Never waits for a GPU."""
-        latents = torch.where(self.capacity_rows < self.n_tokens, self.latents, self.n_latents)
+        latents = self.latents.masked_fill(self.capacity_rows == self.n_tokens, self.n_latents)
         counts = torch.zeros(self.n_latents + 2, dtype=torch.int64, device=self.device)
         counts[1:].index_add_(0, latents, counts.new_ones(()).expand(latents.numel()))
         return torch.sort(latents, stable=True).indices, counts.cumsum(0)[:-1]
