@@ -61,6 +61,7 @@ def transposed_scatter(values: Tensor, support: Support, grad: Tensor) -> Tensor
     if support.nnz == 0:
         return grad.new_zeros(support.n_latents, grad.shape[1])
     order, bounds = support.by_latent
+    order = order[: support.nnz]
     return embedding_bag(
         support.rows[order],
         grad,
@@ -78,10 +79,9 @@ def latent_sum(values: Tensor, support: Support) -> Tensor:
 
 def by_key(keys: Tensor, n_keys: int) -> tuple[Tensor, Tensor]:
     """A stable sort of `[n]` keys below `n_keys`: the order `[n]` int64, and `[n_keys + 1]` int64 bounds."""
-    order = torch.sort(keys, stable=True).indices
-    bounds = torch.zeros(n_keys + 1, dtype=torch.int64, device=keys.device)
-    bounds[1:] = torch.bincount(keys, minlength=n_keys).cumsum(0)
-    return order, bounds
+    counts = torch.zeros(n_keys + 1, dtype=torch.int64, device=keys.device)
+    counts[1:].index_add_(0, keys, counts.new_ones(()).expand(keys.numel()))  # `bincount` would wait for a GPU
+    return torch.sort(keys, stable=True).indices, counts.cumsum(0)
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

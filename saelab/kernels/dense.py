@@ -20,8 +20,13 @@ def _chunks(support: Support) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
     """Token slice, entry slice, and the entries' (row inside the chunk, latent)."""
     for start in range(0, support.n_tokens, _CHUNK_TOKENS):
         tokens = slice(start, min(start + _CHUNK_TOKENS, support.n_tokens))
-        entries = slice(int(support.offsets[tokens.start]), int(support.offsets[tokens.stop]))
+        entries = slice(_first_entry(support, tokens.start), _first_entry(support, tokens.stop))
         yield tokens, entries, support.rows[entries] - start, support.latents[entries].long()
+
+
+def _first_entry(support: Support, token: int) -> int:
+    """Of a token's row. Ragged rows on a GPU wait for the device."""
+    return int(support.offsets[token]) if support.width is None else token * support.width
 
 
 def _densify(values: Tensor, rows: Tensor, latents: Tensor, n_rows: int, n_latents: int) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from importlib.util import find_spec
+from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from saelab.errors import SaelabError, did_you_mean
 from saelab.kernels import builtin, dense, reference
 from saelab.kernels.support import Support
+from saelab.machine import cpu_capabilities
 
 if TYPE_CHECKING:
     from saelab.kernels.products import Affine
@@ -21,7 +22,16 @@ if TYPE_CHECKING:
 DENSE_FROM = 1 / 16
 """Density from which matrix products beat sparse kernels on a CPU (crossings measured at 4-17 %)."""
 
-_NAMES = ("reference", "cpu", "builtin", "dense")
+GPU_SPARSE_FROM = 220
+"""Latents per entry from which sparse kernels beat matrix products on a GPU. An estimate, for an H100:
+what it multiplies in 16 bits while it moves one element of a gathered row. Not measured."""
+
+IMPLEMENTATIONS = ("reference", "cpu", "builtin", "dense", "triton")
+"""All there are, by the names that `SAELAB_KERNELS` takes: the plain truth; compiled for CPUs; torch's fastest
+operations, for CPUs without numba; matrix products; CUDA."""
+
+_HERE = {"reference": reference, "builtin": builtin, "dense": dense}
+_ELSEWHERE = {"cpu": "saelab.kernels.jit.primitives", "triton": "saelab.kernels.triton"}
 
 
 def forced() -> str | None:
@@ -33,45 +43,79 @@ def forced() -> str | None:
     name = os.environ.get("SAELAB_KERNELS", "").strip()
     if not name:
         return None
-    if name not in _NAMES:
-        raise SaelabError(f"unknown kernels '{name}'", where="SAELAB_KERNELS", fix=did_you_mean(name, _NAMES))
+    if name not in IMPLEMENTATIONS:
+        raise SaelabError(f"unknown kernels '{name}'", where="SAELAB_KERNELS", fix=did_you_mean(name, IMPLEMENTATIONS))
     return name
 
 
 @cache
-def compiled() -> ModuleType | None:
-    """The compiled CPU kernels, where numba is installed."""
-    if find_spec("numba") is None:
-        return None
-    from saelab.kernels.jit import primitives
+def _imported(name: str) -> ModuleType | str:
+    """The module, or why there is none. Imported when first asked for: neither numba nor triton is needed to run."""
+    if name in _HERE:
+        return _HERE[name]
+    try:
+        return import_module(_ELSEWHERE[name])
+    except ImportError as error:
+        return f"{error.name or name} cannot be imported: {error}"
 
-    return primitives
+
+def implementation(name: str) -> ModuleType:
+    """The module of that name, for tensors that it is not `unfit` for."""
+    found = _imported(name)
+    if isinstance(found, str):
+        raise SaelabError(found, where=f"kernels '{name}'")
+    return found
 
 
-def _named(name: str, tensor: Tensor) -> ModuleType:
-    if name == "cpu":
-        if tensor.device.type != "cpu":
-            raise SaelabError(f"SAELAB_KERNELS=cpu, but the tensors are on {tensor.device}", fix="unset SAELAB_KERNELS")
-        found = compiled()
-        if found is None:
-            raise SaelabError("SAELAB_KERNELS=cpu needs numba, which is not installed", fix="pip install numba")
+def unfit(name: str, tensor: Tensor) -> str | None:
+    """Why these kernels cannot take `tensor`; None where they can."""
+    found, device = _imported(name), tensor.device.type
+    if isinstance(found, str):
         return found
-    return {"reference": reference, "builtin": builtin, "dense": dense}[name]
+    if name in ("cpu", "builtin") and device != "cpu":
+        return f"the tensors are on {tensor.device}"
+    if name in ("cpu", "builtin") and tensor.dtype not in (torch.float32, torch.float64):
+        return f"the CPU kernels take float32 and float64, not {tensor.dtype}"
+    if name == "triton" and device != "cuda" and not (device == "cpu" and found.INTERPRETED):
+        return f"the tensors are on {tensor.device} (TRITON_INTERPRET=1 interprets the kernels on CPU tensors, for tests)"
+    return None
 
 
 def explain(tensor: Tensor, support: Support | None = None) -> tuple[ModuleType, str]:
-    """The implementation for `tensor` (and the density of `support`), and the reason for it."""
-    name = forced()
-    if name:
-        return _named(name, tensor), f"SAELAB_KERNELS={name}"
-    if support is not None and support.density >= DENSE_FROM:
-        return dense, f"density {support.density:.3f} is at least {DENSE_FROM:.3f}"
-    if tensor.device.type != "cpu":
-        return reference, f"no sparse kernels for {tensor.device.type} yet"
-    if tensor.dtype not in (torch.float32, torch.float64):
-        return reference, f"the CPU kernels take float32 and float64, not {tensor.dtype}"
-    found = compiled()
-    return (found, "CPU tensors, sparse code") if found else (builtin, "CPU tensors; numba is not installed")
+    """The implementation for `tensor` (and the density of `support`), and the reason for it.
+
+    Raises:
+        SaelabError: `SAELAB_KERNELS` demands one that cannot take it.
+    """
+    name, reason = _decided(tensor, support)
+    return implementation(name), reason
+
+
+def _decided(tensor: Tensor, support: Support | None) -> tuple[str, str]:
+    if name := forced():
+        if trouble := unfit(name, tensor):
+            raise SaelabError(f"SAELAB_KERNELS={name}, but {trouble}", fix="unset SAELAB_KERNELS")
+        return name, f"SAELAB_KERNELS={name}"
+    kind = tensor.device.type
+    if kind not in ("cpu", "cuda"):
+        return "reference", f"no sparse kernels for {kind}"
+    if support is not None and (why := _dense_enough(support, kind)):
+        return "dense", why
+    best, next_best = ("cpu", "builtin") if kind == "cpu" else ("triton", "reference")
+    trouble = unfit(best, tensor)
+    if trouble is None:
+        return best, f"{'CPU' if kind == 'cpu' else 'CUDA'} tensors, sparse code"
+    return (next_best if unfit(next_best, tensor) is None else "reference"), trouble
+
+
+def _dense_enough(support: Support, kind: str) -> str | None:
+    """Why matrix products are faster, if they are."""
+    if kind == "cpu":
+        fits = support.density >= DENSE_FROM
+        return f"density {support.density:.3f} is at least {DENSE_FROM:.3f}" if fits else None
+    # by the capacity, since counting the entries of ragged rows would wait for the device
+    fits = support.n_tokens * support.n_latents < GPU_SPARSE_FROM * support.latents.numel()
+    return f"fewer than {GPU_SPARSE_FROM} latents per entry" if fits else None
 
 
 def choose(tensor: Tensor, support: Support | None = None) -> ModuleType:
@@ -79,30 +123,25 @@ def choose(tensor: Tensor, support: Support | None = None) -> ModuleType:
     return explain(tensor, support)[0]
 
 
+def choose_top_k() -> ModuleType:
+    """The implementation of `top_k`, for scores of any device and dtype."""
+    return reference if forced() == "reference" else builtin
+
+
 def takes_compiled(tensor: Tensor) -> bool:
-    """Whether compiled CPU kernels, where they are asked for without a support, may work on it."""
-    fits = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
-    return fits and forced() in (None, "cpu", "dense") and compiled() is not None
+    """Whether what exists compiled or in torch (selection, optimiser, pursuit) is to be compiled for such a tensor."""
+    return forced() in (None, "cpu", "dense") and unfit("cpu", tensor) is None
 
 
 def selection(tensor: Tensor) -> ModuleType:
     """The functions that pick entries from tiles of scores like `tensor`."""
-    if takes_compiled(tensor):
-        from saelab.kernels.jit import selection as found
-    else:
-        from saelab.kernels import selection as found
-    return found
+    return import_module("saelab.kernels.jit.selection" if takes_compiled(tensor) else "saelab.kernels.selection")
 
 
 def by_key(keys: Tensor, n_keys: int) -> tuple[Tensor, Tensor]:
     """A stable sort of `[n]` keys below `n_keys`: the order `[n]` int64, and `[n_keys + 1]` int64 bounds."""
-    found = compiled() if keys.device.type == "cpu" and forced() in (None, "cpu", "dense") else None
-    return (found or builtin).by_key(keys, n_keys)
-
-
-def cpu_capabilities() -> dict[str, Any]:
-    """What torch knows of this processor; empty where this torch does not say."""
-    return getattr(torch.cpu, "get_capabilities", dict)()
+    compiled = takes_compiled(torch.empty(0, device=keys.device))
+    return (implementation("cpu") if compiled else builtin).by_key(keys, n_keys)
 
 
 _INT8_DOTS = ("amx_int8", "avx512_vnni", "avx_vnni")
@@ -112,8 +151,8 @@ def screening(tensor: Tensor) -> type[Affine]:
     """In what the scores of rows like `tensor` are screened."""
     from saelab.kernels.products import InBFloat16, InInt8
 
-    known = any(cpu_capabilities().get(name, False) for name in _INT8_DOTS)
-    return InInt8 if known and takes_compiled(tensor) else InBFloat16
+    native = any(cpu_capabilities().get(name, False) for name in _INT8_DOTS)
+    return InInt8 if native and takes_compiled(tensor) else InBFloat16
 
 
 def screening_pays(device: torch.device) -> bool:

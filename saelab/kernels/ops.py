@@ -6,8 +6,8 @@ With `v` the values, `i` the latents of a support, `W` `[lat, d]` and `G` `[tok,
     sampled dot         out[b,j] = <G[b], W[i[b,j]]>                                -> [entries]
     transposed scatter  out[f]   = sum over (b,j) with i[b,j] = f of v[b,j] * G[b]  -> [lat, d]
 
-Each is linear in either argument, so derivatives of any order exist. Accumulation is in the dtype of
-the arguments; results do not depend on the order of entries inside a row beyond rounding.
+Each is linear in either argument, so derivatives of any order exist. Sums are taken in the dtype of
+the arguments or a wider one; the order of entries inside a row matters to rounding alone.
 """
 
 from __future__ import annotations

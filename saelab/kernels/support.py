@@ -68,17 +68,29 @@ class Support:
         return int(self.offsets[-1])
 
     @cached_property
+    def capacity_rows(self) -> Tensor:
+        """`[capacity]` int64: the token of each entry, `tok` for spare capacity. Never waits for a GPU."""
+        tokens = torch.arange(self.n_tokens + 1, device=self.device)
+        spare = self.latents.numel() - self.offsets[-1:]
+        lengths = torch.cat([self.offsets.diff(), spare]).long()
+        return torch.repeat_interleave(tokens, lengths, output_size=self.latents.numel())
+
+    @property
     def rows(self) -> Tensor:
         """`[nnz]` int64: the token of each entry in use."""
-        tokens = torch.arange(self.n_tokens, device=self.device)
-        return torch.repeat_interleave(tokens, self.offsets.diff().long(), output_size=self.nnz)
+        return self.capacity_rows[: self.nnz]
 
     @cached_property
     def by_latent(self) -> tuple[Tensor, Tensor]:
-        """The transpose: entry numbers sorted by latent (`[nnz]`, stable), and `[lat + 1]` bounds."""
+        """The transpose: entry numbers sorted by latent (`[capacity]`, stable, spare capacity last), and
+        `[lat + 1]` bounds. Never waits for a GPU."""
         from saelab.kernels.dispatch import by_key
 
-        return by_key(self.latents[: self.nnz], self.n_latents)
+        latents = self.latents
+        if self.width is None or latents.numel() != self.n_tokens * self.width:
+            latents = latents.masked_fill(self.capacity_rows == self.n_tokens, self.n_latents)
+        order, bounds = by_key(latents, self.n_latents + 1)
+        return order, bounds[:-1]
 
     @property
     def density(self) -> float:
