@@ -135,6 +135,8 @@ def test_forced_kernels_do_not_fall_back(monkeypatch):
     monkeypatch.setenv("SAELAB_KERNELS", "cpu")
     with pytest.raises(SaelabError, match="SAELAB_KERNELS=cpu, but the tensors are on meta"):
         dispatch.choose(torch.zeros(1, device="meta"))
+    with pytest.raises(SaelabError, match="SAELAB_KERNELS=cpu, but the CPU kernels take float32 and float64, not"):
+        dispatch.choose(torch.zeros(1, dtype=torch.bfloat16))
     monkeypatch.setenv("SAELAB_KERNELS", "refrence")
     with pytest.raises(SaelabError, match=r"unknown kernels 'refrence'(.|\n)*did you mean 'reference'"):
         dispatch.choose(torch.zeros(1))
