@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from saelab import files
+from saelab import files, machine
 from saelab.cli import provenance
 from saelab.kernels.dispatch import explain
 from saelab.lm import assets
@@ -24,7 +24,7 @@ def report() -> dict[str, Any]:
     kernels, reason = explain(torch.zeros(1, device=device))
     return {
         "versions": provenance.versions(),
-        "machine": provenance.machine(),
+        "machine": machine.describe(),
         "device": str(device),
         "bfloat16_pays": low_precision_pays(device),
         "kernels": f"{kernels.__name__.rpartition('.')[2]} ({reason})",
@@ -40,10 +40,10 @@ def table(found: dict[str, Any]) -> Table:
     out = Table(box=None, pad_edge=False, show_header=False)
     out.add_column(style="bold")
     out.add_column()
-    machine = found["machine"]
+    here = found["machine"]
     missing = [name for name, there in found["assets"].items() if not there]
     out.add_row("versions", ", ".join(f"{name} {value or 'missing'}" for name, value in found["versions"].items()))
-    out.add_row("machine", f"{machine['cpu']}, {machine['threads']} threads, {machine['platform']}")
+    out.add_row("machine", f"{here['cpu']}, {here['threads']} threads, {here['platform']}")
     out.add_row("device", found["device"])
     out.add_row(
         "precision",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saelab.errors import SaelabError, SettingError, did_you_mean
 from saelab.files import sha256_file, sha256_json
+from saelab.machine import cpu_capabilities
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -54,11 +55,6 @@ def low_precision_pays(device: torch.device) -> bool:
     if device.type == "cpu":
         return bool(cpu_capabilities().get("amx_bf16", False))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def cpu_capabilities() -> dict[str, Any]:
-    """What torch knows of this processor; empty where this torch does not say."""
-    return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 def resolve_dtype(name: DType, device: torch.device) -> torch.dtype:
