@@ -61,3 +61,8 @@ def explain(tensor: Tensor, support: Support | None = None) -> tuple[ModuleType,
 def choose(tensor: Tensor, support: Support | None = None) -> ModuleType:
     """The implementation alone; see `explain`."""
     return explain(tensor, support)[0]
+
+
+def choose_top_k() -> ModuleType:
+    """The implementation of `top_k`, for scores of any device and dtype."""
+    return reference if forced() == "reference" else cpu
