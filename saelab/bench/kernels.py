@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from saelab.bench import timing
-from saelab.bench.timing import Copy, Progress, Report, Times
+from saelab.bench.progress import Progress, Report
+from saelab.bench.timing import Copy, Times
 from saelab.bench.workload import Workload
 from saelab.kernels import Support, reference
 from saelab.kernels.dispatch import IMPLEMENTATIONS, choose_top_k, explain, unfit

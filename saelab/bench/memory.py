@@ -44,7 +44,7 @@ def measure(case: Case) -> Memory:
         try:
             return pool.submit(_in_a_process_of_its_own, case, torch.get_num_threads()).result()
         except BrokenProcessPool:
-            return Memory(None, "the process that measured it was ended, as the system does when memory runs out")
+            return Memory(None, "the process that measured it ended early: perhaps memory ran out")
         except (MemoryError, RuntimeError) as error:  # torch says both when there is no room
             return Memory(None, str(error).strip().splitlines()[0])
 

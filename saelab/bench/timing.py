@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-Report = Callable[[int, int, str], None]
-"""Called with pieces of work done, pieces in all, and what comes next."""
+from saelab.bench.progress import Progress
 
 _LEAST_SECONDS = 2e-3
 """What is quicker is run several times a measurement."""
@@ -34,19 +33,6 @@ class Times:
     def document(self) -> dict[str, float]:
         """JSON-able."""
         return {"ms_median": self.median, "ms_min": min(self.ms), "ms_max": max(self.ms)}
-
-
-@dataclass
-class Progress:
-    """Tells `report` how far the work is."""
-
-    report: Report
-    total: int
-    done: int = 0
-
-    def begin(self, what: str) -> None:
-        self.report(self.done, self.total, what)
-        self.done += 1
 
 
 def alternate(

@@ -17,7 +17,8 @@ from saelab import machine
 from saelab.bench import agreement, floors, memory, timing
 from saelab.bench.agreement import Agreement
 from saelab.bench.memory import Memory, state_bytes
-from saelab.bench.timing import Copy, Progress, Report, Times
+from saelab.bench.progress import Progress, Report
+from saelab.bench.timing import Copy, Times
 from saelab.bench.workload import MIDDLE, Case, Workload
 from saelab.errors import SaelabError
 from saelab.kernels.dispatch import explain

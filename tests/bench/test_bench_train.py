@@ -11,7 +11,8 @@ import torch
 
 from saelab import machine
 from saelab.bench import agreement, floors, memory, timing, train
-from saelab.bench.timing import Copy, Progress, Times, alternate
+from saelab.bench.progress import Progress
+from saelab.bench.timing import Copy, Times, alternate
 from saelab.bench.workload import Case, Workload, active_latents
 from saelab.cli import app
 from saelab.errors import SaelabError, SettingError
