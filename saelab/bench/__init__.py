@@ -1,1 +1,1 @@
-"""Measurements of saelab itself: speed beside floors taken in the same run, and what variants find in planted worlds."""
+"""Measurements of saelab itself: speed beside floors of the same run, and what variants find in planted worlds."""
