@@ -29,8 +29,8 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(INSTALLED)  ## one training step against its floors
-	$(BIN)/python -m saelab.bench.train_step
+bench: $(INSTALLED)  ## a training step beside its floors
+	$(BIN)/saelab bench train
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

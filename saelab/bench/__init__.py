@@ -1,1 +1,1 @@
-"""Speed measurements against floors taken in the same run."""
+"""Measurements of saelab itself: speed beside floors of the same run, and what variants find in planted worlds."""

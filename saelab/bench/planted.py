@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, get_type_hints
 
+from saelab.bench.progress import Progress, Report
 from saelab.errors import SaelabError, did_you_mean
 from saelab.sae import VARIANTS
 from saelab.testing import recovery
@@ -65,21 +66,6 @@ class Row:
         """JSON-able."""
         medians = {name: self.median(name) for name in self.metrics}
         return vars(self) | {"medians": medians}
-
-
-Report = Callable[[int, int, str], None]
-"""Called with trainings done, trainings in all, and what comes next."""
-
-
-@dataclass
-class _Progress:
-    report: Report
-    total: int
-    done: int = 0
-
-    def begin(self, what: str) -> None:
-        self.report(self.done, self.total, what)
-        self.done += 1
 
 
 @cache
@@ -141,7 +127,7 @@ def run(
     kinds, worlds = list(kinds) or list(VARIANTS), list(worlds) or list(WORLDS)
     for kind in kinds:
         VARIANTS[kind]  # unknown ones are refused before an hour has passed
-    progress = _Progress(report, len(worlds) * len(kinds) * seeds)
+    progress = Progress(report, len(worlds) * len(kinds) * seeds)
     for name in worlds:
         yield from _nulls(name, seeds)
         for kind in kinds:
@@ -165,7 +151,7 @@ def _nulls(name: str, seeds: int) -> Iterator[Row]:
     yield from (oracle, random)
 
 
-def _variant(name: str, kind: str, seeds: int, steps: int, progress: _Progress) -> Row:
+def _variant(name: str, kind: str, seeds: int, steps: int, progress: Progress) -> Row:
     settings = settings_for(kind, name)
     row = Row(name, kind, settings)
     for seed in range(seeds):

@@ -156,7 +156,7 @@ def _add_groups() -> None:
     from saelab.cli import assets, bench, config
 
     app.add_typer(assets.app, name="assets", help="The demo model and text.")
-    app.add_typer(bench.app, name="bench", help="What the variants find where the truth is known.")
+    app.add_typer(bench.app, name="bench", help="What the variants find where the truth is known; how fast they train.")
     app.add_typer(config.app, name="config", help="Show, check and describe configurations.")
 
 

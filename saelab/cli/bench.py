@@ -1,10 +1,12 @@
-"""`saelab bench`: what the variants find where the truth is known."""
+"""`saelab bench`: what the variants find where the truth is known, and how fast they train."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -14,6 +16,17 @@ if TYPE_CHECKING:
     from saelab.bench.planted import Row
 
 app = typer.Typer(help="Measure saelab itself.", no_args_is_help=True)
+
+_DModel = Annotated[int, typer.Option(help="Width of the activations.")]
+_NLatents = Annotated[int, typer.Option(help="Width of the dictionary.")]
+_BatchTokens = Annotated[int, typer.Option(help="Tokens of a batch.")]
+_Rounds = Annotated[int, typer.Option(min=1, help="Measurements of each case and of each floor, in turn.")]
+_Threads = Annotated[int | None, typer.Option(min=1, help="Threads inside operators; torch's own choice if none.")]
+_Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
+
+_WRONG = 1
+"""Exit code where something that was to be timed is not right."""
 
 _PIPE_WIDTH = 160
 _COLUMNS = {
@@ -27,11 +40,6 @@ _COLUMNS = {
 }
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps `planted` a command of its own while it is the only one."""
-
-
 @app.command()
 def planted(
     only: Annotated[list[str] | None, typer.Option(help="A variant; repeatable. All of them if none is named.")] = None,
@@ -42,21 +50,110 @@ def planted(
 ) -> None:
     """Train every variant on worlds with known features; say what each one finds of them."""
     from saelab.bench.planted import run
-    from saelab.cli.console import Reporter
 
-    reporter = Reporter(Console(stderr=True))
-    with reporter.stage("planted", 1) as stage:
-
-        def report(done: int, total: int, note: str) -> None:
-            stage.update(done, note, total)
-
+    with _progress("planted") as report:
         rows = list(run(kinds=only or (), worlds=world or (), seeds=seeds, steps=steps, report=report))
     if as_json:
         document = {"seeds": seeds, "steps": steps, "rows": [row.document() for row in rows]}
         typer.echo(json.dumps(document, indent=2))
         return
-    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
-    console.print(table(rows, f"medians of {seeds} seeds; {steps:,} steps; inference form"))
+    _console().print(table(rows, f"medians of {seeds} seeds; {steps:,} steps; inference form"))
+
+
+@app.command()
+def train(
+    case: Annotated[list[str] | None, typer.Option(help="A variant; repeatable. TopK if none is named.")] = None,
+    d_model: _DModel = 576,
+    n_latents: _NLatents = 16_384,
+    k: Annotated[int, typer.Option(help="Latents per token, where a variant has a k.")] = 32,
+    batch_tokens: _BatchTokens = 2048,
+    l0: Annotated[
+        float | None, typer.Option(help="Active latents per token at which variants without a k begin; k if not given.")
+    ] = None,
+    precision: Annotated[Literal["auto", "exact", "screened"], typer.Option(help="Of selection.")] = "auto",
+    threads: _Threads = None,
+    device: _Device = "auto",
+    rounds: _Rounds = 9,
+    memory: Annotated[bool, typer.Option(help="Measure peak memory, each case in a process of its own.")] = True,
+    as_json: _AsJson = False,
+) -> None:
+    """Time whole training steps beside their floors. A step that is not the reference's gets no time: exit code 1."""
+    from saelab.bench.timing import threads as with_threads
+    from saelab.bench.train import describe_machine, run
+    from saelab.bench.workload import Workload
+    from saelab.cli.speed import steps_table
+    from saelab.lm.model import resolve_device
+
+    work = Workload(d_model, n_latents, k, batch_tokens, l0)
+    where = resolve_device(device)
+    with with_threads(threads), _progress("train") as report:
+        rows = run(
+            case or (),
+            work,
+            wanted=precision,
+            device=where,
+            rounds=rounds,
+            with_memory=memory,
+            report=report,
+        )
+        machine = describe_machine(where)
+    if as_json:
+        document = {"rows": [row.document() for row in rows], "machine": machine, "work": vars(work), "rounds": rounds}
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        _console().print(steps_table(rows, machine, work))
+    if any(row.refused for row in rows):
+        raise typer.Exit(_WRONG)
+
+
+@app.command()
+def kernels(
+    d_model: _DModel = 576,
+    n_latents: _NLatents = 16_384,
+    k: Annotated[int, typer.Option(help="Entries per token.")] = 32,
+    batch_tokens: _BatchTokens = 2048,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float64"], typer.Option(help="Of values and weights.")
+    ] = "float32",
+    threads: _Threads = None,
+    device: _Device = "auto",
+    rounds: _Rounds = 9,
+    as_json: _AsJson = False,
+) -> None:
+    """Time each sparse primitive in each implementation. What is not the reference's gets no time: exit code 1."""
+    from saelab.bench.kernels import DTYPES, run
+    from saelab.bench.timing import threads as with_threads
+    from saelab.bench.train import describe_machine
+    from saelab.bench.workload import Workload
+    from saelab.cli.speed import kernels_table
+    from saelab.lm.model import resolve_device
+
+    work = Workload(d_model, n_latents, k, batch_tokens)
+    where = resolve_device(device)
+    with with_threads(threads), _progress("kernels") as report:
+        rows = run(work, dtype=DTYPES[dtype], device=where, rounds=rounds, report=report)
+        machine = describe_machine(where)
+    if as_json:
+        found = [row.document(work) for row in rows]
+        document = {"rows": found, "machine": machine, "work": vars(work), "dtype": dtype, "rounds": rounds}
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        _console().print(kernels_table(rows, machine, work, dtype))
+    if any(row.refused for row in rows):
+        raise typer.Exit(_WRONG)
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on standard error, and what moves it."""
+    from saelab.cli.console import Reporter
+
+    with Reporter(Console(stderr=True)).stage(name, 1) as stage:
+        yield lambda done, total, note: stage.update(done, note, total)
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
 
 
 def table(rows: list[Row], caption: str) -> Table:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from saelab import files
+from saelab import files, machine
 from saelab.cli import provenance
-from saelab.kernels.dispatch import explain, screening, screening_pays
+from saelab.kernels.dispatch import decide, screening, screening_pays
 from saelab.lm import assets
 from saelab.lm.model import low_precision_pays, resolve_device
 
@@ -21,14 +21,14 @@ def report() -> dict[str, Any]:
     home = files.home()
     parent = next(path for path in (home, *home.parents) if path.exists())
     device = resolve_device("auto")
-    kernels, reason = explain(torch.zeros(1, device=device))
+    kernels, reason = decide(torch.zeros(1, device=device))
     return {
         "versions": provenance.versions(),
-        "machine": provenance.machine(),
+        "machine": machine.describe(),
         "device": str(device),
         "bfloat16_pays": low_precision_pays(device),
         "screening": screening(torch.zeros(1, device=device)).label if screening_pays(device) else None,
-        "kernels": f"{kernels.__name__.rpartition('.')[2]} ({reason})",
+        "kernels": f"{kernels} ({reason})",
         "home": str(home),
         "free_bytes": shutil.disk_usage(parent).free,
         "writable": os.access(parent, os.W_OK),
@@ -41,10 +41,10 @@ def table(found: dict[str, Any]) -> Table:
     out = Table(box=None, pad_edge=False, show_header=False)
     out.add_column(style="bold")
     out.add_column()
-    machine = found["machine"]
+    here = found["machine"]
     missing = [name for name, there in found["assets"].items() if not there]
     out.add_row("versions", ", ".join(f"{name} {value or 'missing'}" for name, value in found["versions"].items()))
-    out.add_row("machine", f"{machine['cpu']}, {machine['threads']} threads, {machine['platform']}")
+    out.add_row("machine", f"{here['cpu']}, {here['threads']} threads, {here['platform']}")
     out.add_row("device", found["device"])
     models = "bfloat16" if found["bfloat16_pays"] else "float32 (bfloat16 is no faster here)"
     screened = found["screening"]

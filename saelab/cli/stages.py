@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from saelab import machine
 from saelab.activations import Store, capture
 from saelab.activations.capture import Progress as CaptureProgress
 from saelab.cli import provenance
@@ -20,12 +21,10 @@ from saelab.config import as_dict, load_config, to_yaml
 from saelab.errors import SaelabError
 from saelab.evals import Subject, evaluate
 from saelab.files import sha256_json, write_json
-from saelab.kernels.dispatch import screening_pays
 from saelab.lm import model as language_model
 from saelab.lm.model import LanguageModel
 from saelab.sae import SAE, build
-from saelab.sae.coders import Precision
-from saelab.training import Member, Progress, Trainer
+from saelab.training import Member, Progress, Trainer, precision
 from saelab.training.member import OUTLIER_NORM
 from saelab.training.run_directory import RunDirectory
 from saelab.training.sinks import JsonLines, open_sinks
@@ -190,19 +189,13 @@ class Run:
         torch.manual_seed(config.train.seed)
         try:
             blueprint = build(config.sae.kind, store.width(config.sae_hook), config.sae.settings)
-            return Member(config.name, blueprint, config.train, precision=self._precision(), device=device)
+            resolved = precision.resolve(config.train.precision, device)  # a resumed run keeps what it began with
+            return Member(config.name, blueprint, config.train, precision=resolved, device=device)
         except (MemoryError, RuntimeError) as error:  # torch says both when there is no room
             reason = str(error).strip().splitlines()[0]
             raise SaelabError(
                 f"this SAE does not fit on {device}: {reason}", where="sae", fix="lower n_latents"
             ) from error
-
-    def _precision(self) -> Precision:
-        """What "auto" means here, for a run that begins; a resumed one keeps what it was begun with."""
-        wanted = self.config.train.precision
-        if wanted != "auto":
-            return wanted
-        return "screened" if screening_pays(self.model.device) else "exact"
 
     def _provenance(self, store: Store) -> dict[str, Any]:
         return {
@@ -231,10 +224,10 @@ class Run:
                 "precision": member.sae.coder.precision,
                 "heldout": heldout,
                 "outlier_share": member.outlier_share,
-                "peak_memory_bytes": provenance.peak_memory_bytes(),
+                "peak_memory_bytes": machine.peak_memory_bytes(),
                 "versions": provenance.versions(),
                 "git_revision": provenance.git_revision(),
-                "machine": provenance.machine(),
+                "machine": machine.describe(),
             },
         )
 

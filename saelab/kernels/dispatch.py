@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from saelab.errors import SaelabError, did_you_mean
-from saelab.kernels import builtin, dense, reference
+from saelab.kernels import builtin, reference
 from saelab.kernels.support import Support
 from saelab.machine import cpu_capabilities
 
@@ -26,12 +26,15 @@ GPU_SPARSE_FROM = 220
 """Latents per entry from which sparse kernels beat matrix products on a GPU. An estimate, for an H100:
 what it multiplies in 16 bits while it moves one element of a gathered row. Not measured."""
 
-IMPLEMENTATIONS = ("reference", "cpu", "builtin", "dense", "triton")
-"""All there are, by the names that `SAELAB_KERNELS` takes: the plain truth; compiled for CPUs; torch's fastest
-operations, for CPUs without numba; matrix products; CUDA."""
-
-_HERE = {"reference": reference, "builtin": builtin, "dense": dense}
-_ELSEWHERE = {"cpu": "saelab.kernels.jit.primitives", "triton": "saelab.kernels.triton"}
+IMPLEMENTATIONS = {
+    "reference": "saelab.kernels.reference",
+    "cpu": "saelab.kernels.jit.primitives",
+    "builtin": "saelab.kernels.builtin",
+    "dense": "saelab.kernels.dense",
+    "triton": "saelab.kernels.triton",
+}
+"""Modules by the names that `SAELAB_KERNELS` takes: the plain truth; compiled for CPUs; torch's fastest operations,
+for CPUs without numba; matrix products; CUDA. Imported when first asked for: numba and triton may be missing."""
 
 
 def forced() -> str | None:
@@ -50,11 +53,9 @@ def forced() -> str | None:
 
 @cache
 def _imported(name: str) -> ModuleType | str:
-    """The module, or why there is none. Imported when first asked for: neither numba nor triton is needed to run."""
-    if name in _HERE:
-        return _HERE[name]
+    """The module, or why there is none."""
     try:
-        return import_module(_ELSEWHERE[name])
+        return import_module(IMPLEMENTATIONS[name])
     except ImportError as error:
         return f"{error.name or name} cannot be imported: {error}"
 
@@ -77,21 +78,18 @@ def unfit(name: str, tensor: Tensor) -> str | None:
     if name in ("cpu", "builtin") and tensor.dtype not in (torch.float32, torch.float64):
         return f"the CPU kernels take float32 and float64, not {tensor.dtype}"
     if name == "triton" and device != "cuda" and not (device == "cpu" and found.INTERPRETED):
-        return f"the tensors are on {tensor.device} (TRITON_INTERPRET=1 interprets the kernels on CPU tensors, for tests)"
+        return (
+            f"the tensors are on {tensor.device} (TRITON_INTERPRET=1 interprets the kernels on CPU tensors, for tests)"
+        )
     return None
 
 
-def explain(tensor: Tensor, support: Support | None = None) -> tuple[ModuleType, str]:
-    """The implementation for `tensor` (and the density of `support`), and the reason for it.
+def decide(tensor: Tensor, support: Support | None = None) -> tuple[str, str]:
+    """The name of the implementation for `tensor` (and the density of `support`), and the reason for it.
 
     Raises:
         SaelabError: `SAELAB_KERNELS` demands one that cannot take it.
     """
-    name, reason = _decided(tensor, support)
-    return implementation(name), reason
-
-
-def _decided(tensor: Tensor, support: Support | None) -> tuple[str, str]:
     if name := forced():
         if trouble := unfit(name, tensor):
             raise SaelabError(f"SAELAB_KERNELS={name}, but {trouble}", fix="unset SAELAB_KERNELS")
@@ -119,8 +117,8 @@ def _dense_enough(support: Support, kind: str) -> str | None:
 
 
 def choose(tensor: Tensor, support: Support | None = None) -> ModuleType:
-    """The implementation alone; see `explain`."""
-    return explain(tensor, support)[0]
+    """The implementation that `decide` names."""
+    return implementation(decide(tensor, support)[0])
 
 
 def choose_top_k() -> ModuleType:

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from saelab.kernels import builtin, reference
-from saelab.kernels.dispatch import choose, forced
+from saelab.kernels.dispatch import choose, choose_top_k
 from saelab.kernels.support import Support
 
 # pyright: reportIncompatibleMethodOverride=false
@@ -149,4 +148,4 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     `SAELAB_KERNELS=reference` (the lowest column).
     """
     with torch.no_grad():
-        return (reference if forced() == "reference" else builtin).top_k(scores, k)
+        return choose_top_k().top_k(scores, k)

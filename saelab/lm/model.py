@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saelab.errors import SaelabError, SettingError, did_you_mean
 from saelab.files import sha256_file, sha256_json
-from saelab.kernels.dispatch import cpu_capabilities
+from saelab.machine import cpu_capabilities
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

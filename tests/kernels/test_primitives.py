@@ -10,7 +10,6 @@ from saelab.errors import SaelabError
 from saelab.kernels import (
     Support,
     builtin,
-    dense,
     dispatch,
     gather,
     latent_sum,
@@ -18,7 +17,6 @@ from saelab.kernels import (
     sampled_dot,
     transposed_scatter,
 )
-from saelab.kernels.jit import primitives
 
 
 def ragged(mask: Tensor, spare: int = 0) -> Support:
@@ -130,11 +128,11 @@ def test_support_knows_rows_transpose_and_density():
 def test_dispatch_looks_at_the_tensors_and_says_why():
     sparse = Support.from_rows(torch.zeros(1, 1, dtype=torch.int64), 100)
     full = Support.from_rows(torch.arange(100)[None], 100)
-    assert dispatch.explain(torch.zeros(1), sparse) == (primitives, "CPU tensors, sparse code")
-    assert dispatch.explain(torch.zeros(1), full)[0] is dense
-    assert "density 1.000 is at least" in dispatch.explain(torch.zeros(1), full)[1]
-    module, reason = dispatch.explain(torch.zeros(1, dtype=torch.float16), sparse)
-    assert module is reference
+    assert dispatch.decide(torch.zeros(1), sparse) == ("cpu", "CPU tensors, sparse code")
+    assert dispatch.decide(torch.zeros(1), full)[0] == "dense"
+    assert "density 1.000 is at least" in dispatch.decide(torch.zeros(1), full)[1]
+    name, reason = dispatch.decide(torch.zeros(1, dtype=torch.float16), sparse)
+    assert name == "reference"
     assert "float32 and float64, not torch.float16" in reason
 
 
@@ -143,10 +141,12 @@ def test_forced_kernels_do_not_fall_back(monkeypatch):
     assert dispatch.choose(torch.zeros(1)) is reference
     monkeypatch.setenv("SAELAB_KERNELS", "dense")
     sparse = Support.from_rows(torch.zeros(1, 1, dtype=torch.int64), 100)
-    assert dispatch.explain(torch.zeros(1), sparse) == (dense, "SAELAB_KERNELS=dense")
+    assert dispatch.decide(torch.zeros(1), sparse) == ("dense", "SAELAB_KERNELS=dense")
     monkeypatch.setenv("SAELAB_KERNELS", "cpu")
     with pytest.raises(SaelabError, match="SAELAB_KERNELS=cpu, but the tensors are on meta"):
         dispatch.choose(torch.zeros(1, device="meta"))
+    with pytest.raises(SaelabError, match="SAELAB_KERNELS=cpu, but the CPU kernels take float32 and float64, not"):
+        dispatch.choose(torch.zeros(1, dtype=torch.bfloat16))
     monkeypatch.setenv("SAELAB_KERNELS", "refrence")
     with pytest.raises(SaelabError, match=r"unknown kernels 'refrence'(.|\n)*did you mean 'reference'"):
         dispatch.choose(torch.zeros(1))

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from saelab.errors import SaelabError
-from saelab.kernels import Support, dense, dispatch, gather, latent_sum, reference, sampled_dot, transposed_scatter
+from saelab.kernels import Support, dispatch, gather, latent_sum, reference, sampled_dot, transposed_scatter
 from saelab.kernels import triton as kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -197,7 +197,7 @@ def test_nothing_waits_for_the_device():
             kernels.sampled_dot(r, w, support)
             kernels.transposed_scatter(v, support, r)
             kernels.latent_sum(v, support)
-            assert dispatch._for_cuda(support)[0] is dense
+            assert dispatch._dense_enough(support, "cuda")
 
 
 def test_nothing_is_compiled_anew_for_another_batch(monkeypatch):
@@ -240,9 +240,9 @@ def cuda_tensor() -> Any:
 def no_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "saelab.kernels.triton")
-    dispatch._triton.cache_clear()
+    dispatch._imported.cache_clear()
     yield
-    dispatch._triton.cache_clear()
+    dispatch._imported.cache_clear()
 
 
 def wide_and_narrow() -> tuple[Support, Support]:
@@ -251,24 +251,24 @@ def wide_and_narrow() -> tuple[Support, Support]:
 
 def test_cuda_tensors_go_to_triton_unless_the_code_is_dense():
     sparse, full = wide_and_narrow()
-    assert dispatch.explain(cuda_tensor(), sparse) == (kernels, "CUDA tensors, sparse code")
-    assert dispatch.explain(cuda_tensor()) == (kernels, "CUDA tensors, sparse code")
-    assert dispatch.explain(cuda_tensor(), full) == (dense, "fewer than 220 latents per entry")
+    assert dispatch.decide(cuda_tensor(), sparse) == ("triton", "CUDA tensors, sparse code")
+    assert dispatch.decide(cuda_tensor()) == ("triton", "CUDA tensors, sparse code")
+    assert dispatch.decide(cuda_tensor(), full) == ("dense", "fewer than 220 latents per entry")
 
 
 @pytest.mark.usefixtures("no_triton")
 def test_without_triton_cuda_tensors_go_to_the_reference_which_says_why(monkeypatch):
-    module, reason = dispatch.explain(cuda_tensor(), wide_and_narrow()[0])
-    assert module is reference
+    name, reason = dispatch.decide(cuda_tensor(), wide_and_narrow()[0])
+    assert name == "reference"
     assert "triton cannot be imported" in reason
     monkeypatch.setenv("SAELAB_KERNELS", "triton")
-    with pytest.raises(SaelabError, match=r"SAELAB_KERNELS=triton: triton cannot be imported(.|\n)*install triton"):
+    with pytest.raises(SaelabError, match="SAELAB_KERNELS=triton, but triton cannot be imported"):
         dispatch.choose(cuda_tensor())
 
 
 def test_forced_triton_takes_cpu_tensors_in_the_interpreter_alone(monkeypatch):
     monkeypatch.setenv("SAELAB_KERNELS", "triton")
-    assert dispatch.explain(cuda_tensor()) == (kernels, "SAELAB_KERNELS=triton")
+    assert dispatch.decide(cuda_tensor()) == ("triton", "SAELAB_KERNELS=triton")
     with pytest.raises(SaelabError, match="the tensors are on meta"):
         dispatch.choose(torch.zeros(1, device="meta"))
     monkeypatch.setattr(kernels, "INTERPRETED", True)

@@ -58,7 +58,7 @@ def kernels_agree(case: Case) -> None:
     places = code.support.rows * code.n_latents + code.latents[: code.support.nnz]
     expect(len(places.unique()) == len(places), "a latent occurs twice in a token's code")
     results = {}
-    for kernels in ("reference", "cpu", "builtin", "dense"):
+    for kernels in ("reference", "cpu", "builtin", "dense"):  # Triton has its own tests
         with forced(kernels):
             results[kernels] = one_step(copy.deepcopy(sae), copy.deepcopy(objective), batch)
     reference = results.pop("reference")

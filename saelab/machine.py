@@ -1,0 +1,67 @@
+"""The machine, as far as speed depends on it, and what memory this process takes of it."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def cpu_capabilities() -> dict[str, Any]:
+    """What torch knows of this processor; empty where this torch does not say."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
+
+
+def describe() -> dict[str, Any]:
+    """JSON-able: processor and its instructions that matter here, threads in use, GPUs."""
+    has = cpu_capabilities()
+    return {
+        "platform": platform.platform(),
+        "cpu": has.get("cpu_name") or platform.processor(),
+        "cores": has.get("num_physical_cores"),
+        "avx512": bool(has.get("avx512_f", False)),
+        "avx512_bf16": bool(has.get("avx512_bf16", False)),
+        "vnni": bool(has.get("avx512_vnni", False) or has.get("avx_vnni", False)),
+        "bf16_tiles": bool(has.get("amx_bf16", False)),
+        "int8_tiles": bool(has.get("amx_int8", False)),
+        "threads": torch.get_num_threads(),
+        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def peak_memory_bytes() -> int:
+    """The most resident memory this process has had, mapped files included (0 where unknown)."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory_since(start: Path = Path("/proc/self")) -> tuple[int, int] | None:
+    """This process' resident bytes now, and the most since `forget_peak`; None where there is no /proc.
+
+    Unlike `peak_memory_bytes` it knows nothing of the process that started this one.
+    """
+    try:
+        lines = (start / "status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    found = {key: value for key, _, value in (line.partition(":") for line in lines)}
+    try:
+        resident, peak = (int(found[key].split()[0]) * 1024 for key in ("VmRSS", "VmHWM"))
+    except (KeyError, ValueError, IndexError):
+        return None
+    return resident, peak
+
+
+def forget_peak() -> None:
+    """Let the peak of `memory_since` begin at what is resident now, where the system allows that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
