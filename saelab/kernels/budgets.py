@@ -87,8 +87,13 @@ class PerToken(Budget):
     def _top(self, pre: Tiles, beside: Sequence[Tiles], tokens: slice, width: int, ops: ModuleType) -> Tensor:
         top = ops.TopRows(tokens.stop - tokens.start, width, pre)
         for part, latents in pre.walk(tokens):
-            scores = self.score(pre.tile(part, latents), *(tiles.tile(part, latents) for tiles in beside))
-            top.push(scores, slice(part.start - tokens.start, part.stop - tokens.start), latents.start)
+            rows = slice(part.start - tokens.start, part.stop - tokens.start)
+            integers = pre.integers(part, latents) if self.by is _identity else None
+            if integers is not None:
+                top.push_scaled(integers, rows, latents.start)
+            else:
+                scores = self.score(pre.tile(part, latents), *(tiles.tile(part, latents) for tiles in beside))
+                top.push(scores, rows, latents.start)
         return top.finish()
 
     def narrow(self, scores: Tensor, candidates: Support, ops: ModuleType) -> tuple[Support, Positions]:

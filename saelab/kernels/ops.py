@@ -45,7 +45,13 @@ class _Gather(Function):
 class _SampledDot(Function):
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, support: Support, known: Tensor | None
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        centre: Tensor | None,
+        support: Support,
+        known: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(rows, weight)
         ctx.support = support
@@ -59,11 +65,13 @@ class _SampledDot(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor):
         rows, weight = ctx.saved_tensors
-        need_rows, need_weight, need_bias = ctx.needs_input_grad[:3]
+        need_rows, need_weight, need_bias, need_centre = ctx.needs_input_grad[:4]
+        per_latent = latent_sum(grad, ctx.support) if need_bias or need_centre else None
         return (
             gather(grad, ctx.support, weight) if need_rows else None,
             transposed_scatter(grad, ctx.support, rows) if need_weight else None,
-            latent_sum(grad, ctx.support) if need_bias else None,
+            per_latent if need_bias else None,
+            -(per_latent @ weight) if need_centre and per_latent is not None else None,
             None,
             None,
         )
@@ -117,13 +125,22 @@ def gather(values: Tensor, support: Support, weight: Tensor) -> Tensor:
 
 
 def sampled_dot(
-    rows: Tensor, weight: Tensor, support: Support, *, bias: Tensor | None = None, known: Tensor | None = None
+    rows: Tensor,
+    weight: Tensor,
+    support: Support,
+    *,
+    bias: Tensor | None = None,
+    centre: Tensor | None = None,
+    known: Tensor | None = None,
 ) -> Tensor:
     """`out[b,j] = <rows[b], weight[i]> + bias[i]`, i = latents[b,j]: `[tok, d]`, `[lat, d]` -> `[entries]`.
 
-    `known`: the values, where a matrix product has already computed them; then only the backward runs.
+    Args:
+        centre: `[d]`, what `rows` are given minus of, if it is to have its gradient here and not through them:
+            one product with `weight` instead of a sum of gathered rows for each token.
+        known: the values, where a matrix product has already computed them; then only the backward runs.
     """
-    return _SampledDot.apply(rows.contiguous(), weight, bias, support, known)  # type: ignore[no-any-return]
+    return _SampledDot.apply(rows.contiguous(), weight, bias, centre, support, known)  # type: ignore[no-any-return]
 
 
 def transposed_scatter(values: Tensor, support: Support, rows: Tensor) -> Tensor:

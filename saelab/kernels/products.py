@@ -45,6 +45,16 @@ _SCRATCH = _Scratch()
 """Its content means nothing between two calls."""
 
 
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """Scores `products * left * right + bias`: int32 `[n, c]`, `[n]`, `[c]`, `[c]`."""
+
+    products: Tensor
+    left: Tensor
+    right: Tensor
+    bias: Tensor
+
+
 class Tiles(ABC):
     """A `[rows, columns]` matrix of scores that comes in tiles.
 
@@ -67,6 +77,10 @@ class Tiles(ABC):
     @abstractmethod
     def transposed(self, rows: slice) -> Tensor:
         """The columns `rows` of the matrix as rows `[few, all rows]`, valid until the next call."""
+
+    def integers(self, rows: slice, columns: slice) -> Scaled | None:
+        """The same part as `tile`, where it is made from integers: kernels may scale them as they go."""
+        return None
 
     def slack(self, tile: Tensor, rows: slice) -> Tensor:
         """`[rows]`: by how much the scores of the latest tile may be too low."""
@@ -189,22 +203,30 @@ class InInt8(Affine):
             self.small_weight, self.weight_scales, self.weight_norms = found
         return self.small_weight, self.weight_scales
 
-    def tile(self, rows: slice, columns: slice) -> Tensor:
+    def integers(self, rows: slice, columns: slice) -> Scaled:
         weight, scales = self._weight(columns)
         return self._product(self.small[rows], weight, self.scales[rows], scales, self.bias[columns])
 
+    def tile(self, rows: slice, columns: slice) -> Tensor:
+        return self._floats(self.integers(rows, columns))
+
     def transposed(self, rows: slice) -> Tensor:
         weight, scales = self._weight(rows)
-        scores = self._product(weight, self.small, scales, self.scales, self.scales.new_zeros(len(self.scales)))
+        nothing = self.scales.new_zeros(len(self.scales))
+        scores = self._floats(self._product(weight, self.small, scales, self.scales, nothing))
         return scores.add_(self.bias[rows, None])
 
-    def _product(self, left: Tensor, right: Tensor, scale: Tensor, scales: Tensor, bias: Tensor) -> Tensor:
+    def _product(self, left: Tensor, right: Tensor, scale: Tensor, scales: Tensor, bias: Tensor) -> Scaled:
         shape = (len(left), len(right))
         whole = _SCRATCH.take(f"{self.memory} in int32", shape, torch.int32, left.device)
         torch._int_mm(left, right.T, out=whole)  # pyright: ignore[reportPrivateImportUsage]
+        return Scaled(whole, scale, scales, bias)
+
+    def _floats(self, scaled: Scaled) -> Tensor:
+        whole, shape = scaled.products, (scaled.products.shape[0], scaled.products.shape[1])
         same_size = self.x.dtype == torch.float32
-        out = whole.view(torch.float32) if same_size else _SCRATCH.take(self.memory, shape, self.x.dtype, left.device)
-        self.kernels.dequantise(whole, scale, scales, bias, out)
+        out = whole.view(torch.float32) if same_size else _SCRATCH.take(self.memory, shape, self.x.dtype, whole.device)
+        self.kernels.dequantise(whole, scaled.left, scaled.right, scaled.bias, out)
         return out
 
     def slack(self, tile: Tensor, rows: slice) -> Tensor:

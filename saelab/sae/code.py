@@ -17,6 +17,7 @@ class Seen:
 
     Attributes:
         x: `[tok, d_in]`, minus the decoder's bias where the coder asks for that.
+        centre: `[d_in]`, that bias, where it alone gives `x` a gradient: encoders then need no gradient per token.
         W_dec: `[lat, d_out]`, the decoder's rows: tied coders encode with them, some rules rank by them.
         side: what comes beside the activations, by name, one row a token: `loss_grad` `[tok, d_out]` is the
             gradient of the language model's summed loss with respect to what is reconstructed.
@@ -25,6 +26,7 @@ class Seen:
     x: Tensor
     W_dec: Tensor
     side: Mapping[str, Tensor] = field(default_factory=dict)
+    centre: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,7 +111,9 @@ class SAE(nn.Module):
                 where=f"SAE({self.identity.kind})",
                 fix="pass side={...}, or use its inference form",
             )
-        return Seen(x - self.b_dec if self.coder.centred else x, self.W_dec, side)
+        if not self.coder.centred:
+            return Seen(x, self.W_dec, side)
+        return Seen(x - self.b_dec, self.W_dec, side, None if x.requires_grad else self.b_dec)
 
     def encode(self, x: Tensor, side: Mapping[str, Tensor] | None = None) -> SparseCode:
         """`[..., d_in]` -> the code of its tokens, flattened in order.

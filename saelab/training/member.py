@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from saelab.activations.loader import Batch
+from saelab.machine import keep_freed_memory
 from saelab.objectives import Objective, Pass
 from saelab.sae import Blueprint, SparseCode
 from saelab.sae.coders import Precision
@@ -59,6 +60,8 @@ class Member:
     """
 
     def __init__(self, name: str, blueprint: Blueprint, spec: TrainSpec, *, precision: Precision, device: torch.device):
+        if device.type == "cpu":
+            keep_freed_memory()
         self.name = name
         self.sae = blueprint.sae.to(device)
         self.sae.coder.set_precision(precision)

@@ -7,9 +7,10 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from saelab.kernels.jit import call, parallel
+from saelab.kernels.jit import call, parallel, serial
 
 _LARGEST = 127
+_LANES = 64
 
 
 @parallel
@@ -18,13 +19,18 @@ def _quantise(rows, factors, out, scales, norms):
     like = rows.dtype.type  # a Python number would make every operation float64
     zero, half, most = like(0), like(0.5), like(_LARGEST)
     for r in prange(n):
-        row, small = rows[r], out[r]
+        row, small, lanes = rows[r], out[r], np.empty(_LANES, rows.dtype)
         largest, squares = zero, zero
-        for j in range(d):
-            value = row[j] * factors[j]
-            squares += value * value
-            size = abs(value)
-            largest = size if size > largest else largest
+        lanes[:] = 0
+        for part in range((d + _LANES - 1) // _LANES):
+            some, others = row[part * _LANES : (part + 1) * _LANES], factors[part * _LANES : (part + 1) * _LANES]
+            for lane in range(some.shape[0]):  # a maximum per lane: a single one would not be found in vectors
+                value = some[lane] * others[lane]
+                squares += value * value
+                size = abs(value)
+                lanes[lane] = size if size > lanes[lane] else lanes[lane]
+        for lane in range(_LANES):
+            largest = max(largest, lanes[lane])
         scales[r], norms[r] = largest / most, np.sqrt(squares)
         inverse = most / largest if largest > 0 else zero
         for j in range(d):
@@ -40,13 +46,17 @@ def quantise(rows: Tensor, factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return out, scales, norms
 
 
+@serial
+def scale_row(products, scale, right, bias, out):
+    """`out = products * scale * right + bias`, one row."""
+    for j in range(products.shape[0]):
+        out[j] = out.dtype.type(products[j]) * (scale * right[j]) + bias[j]
+
+
 @parallel
 def _dequantise(products, left, right, bias, out):
-    n, n_columns = products.shape
-    for r in prange(n):
-        row, target, scale = products[r], out[r], left[r]
-        for j in range(n_columns):
-            target[j] = left.dtype.type(row[j]) * (scale * right[j]) + bias[j]
+    for r in prange(products.shape[0]):
+        scale_row(products[r], left[r], right, bias, out[r])
 
 
 def dequantise(products: Tensor, left: Tensor, right: Tensor, bias: Tensor, out: Tensor) -> None:

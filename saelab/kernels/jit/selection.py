@@ -12,7 +12,8 @@ from torch import Tensor
 
 from saelab.kernels.jit import ROWS_PER_TASK, call, parallel, serial
 from saelab.kernels.jit.primitives import by_key
-from saelab.kernels.products import Tiles
+from saelab.kernels.jit.quantised import scale_row
+from saelab.kernels.products import Scaled, Tiles
 from saelab.kernels.support import Support
 
 _CAPACITY = 4
@@ -78,21 +79,26 @@ def groups_for(n_columns, k):
 
 
 @parallel
-def _push(tile, start, k, values, columns, count, floor):
+def _push(tile, products, left, right, bias, start, k, values, columns, count, floor):
     """Take a tile's entries above each row's floor; where a row overflows, keep its k largest and raise the floor.
 
     The k-th largest of the maxima of disjoint groups is a lower bound of the k-th largest entry: it spares
-    most of the pushing where a row starts.
+    most of the pushing where a row starts. Where the tile comes as `products`, a row is scaled when its turn comes.
     """
-    n, n_columns = tile.shape
+    scaled = products.shape[0] > 0
+    n, n_columns = products.shape if scaled else tile.shape
     capacity = values.shape[1]
     n_groups = groups_for(n_columns, k)
     whole = n_columns // n_groups * n_groups
     for task in prange((n + ROWS_PER_TASK - 1) // ROWS_PER_TASK):
         maxima, sorted_maxima = np.empty(n_groups, tile.dtype), np.empty(n_groups, tile.dtype)
-        unused = np.empty(n_groups, np.int32)
+        unused, floats = np.empty(n_groups, np.int32), np.empty(n_columns, tile.dtype)
         for r in range(task * ROWS_PER_TASK, min(n, (task + 1) * ROWS_PER_TASK)):
-            row, kept, where = tile[r], values[r], columns[r]
+            row, kept, where = floats, values[r], columns[r]
+            if scaled:
+                scale_row(products[r], left[r], right, bias, floats)
+            else:
+                row = tile[r]
             held, limit = count[r], floor[r]
             column_maxima(row, n_groups, maxima)
             if held < k <= n_groups:
@@ -160,7 +166,16 @@ class TopRows:
 
     def push(self, tile: Tensor, rows: slice, start: int) -> None:
         """A tile `[rows, some columns]` whose first column is `start`."""
-        call(_push, tile, start, self.k, self.values[rows], self.columns[rows], self.count[rows], self.floor[rows])
+        none = tile.new_empty(0)
+        self._push(rows, start, tile, torch.empty(0, 0, dtype=torch.int32), none, none, none)
+
+    def push_scaled(self, tile: Scaled, rows: slice, start: int) -> None:
+        """The same with scores that are not scaled yet."""
+        nothing = tile.left.new_empty(0, 0)
+        self._push(rows, start, nothing, tile.products, tile.left, tile.right, tile.bias)
+
+    def _push(self, rows: slice, start: int, *tile: Tensor) -> None:
+        call(_push, *tile, start, self.k, self.values[rows], self.columns[rows], self.count[rows], self.floor[rows])
 
     def finish(self) -> Tensor:
         """`[n_rows, k]` int32 columns, in no order."""

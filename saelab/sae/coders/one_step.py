@@ -47,7 +47,8 @@ class OneStep(RuleCoder):
     def encode_by(self, rule: SelectionRule, seen: Seen) -> Encoding:
         """The encoding that another rule makes of the same pre-activations."""
         found = select(rule, seen, self.W_enc, self.b_enc, screened=self.precision == "screened")
-        values = sampled_dot(seen.x, self.W_enc, found.support, bias=self.b_enc, known=found.values)
+        x = seen.x if seen.centre is None else seen.x.detach()
+        values = sampled_dot(x, self.W_enc, found.support, bias=self.b_enc, centre=seen.centre, known=found.values)
         code = SparseCode(rule.activate(values, found.support), found.support)
         return Encoding(code, rule.channels(values, found.support))
 

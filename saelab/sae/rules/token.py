@@ -90,7 +90,7 @@ class GradientTopK(TopK):
             self._follow((grad @ rows[:: max(1, n_latents // self.SAMPLE)].T).abs_().mean())
         known = self.normalise & (self.mean_attribution > 0)
         unit = torch.where(known, self.mean_attribution, 1.0).to(grad.dtype)
-        return PerToken(self.k, partial(_attributed, self.beta / unit), ((grad, rows),))
+        return PerToken(self.k, partial(_attributed, float(self.beta / unit)), ((grad, rows),))
 
     def _follow(self, mean: Tensor) -> None:
         started = self.mean_attribution > 0
@@ -101,8 +101,8 @@ class GradientTopK(TopK):
         return TopK(self.k)
 
 
-def _attributed(weight: Tensor | float, pre: Tensor, attribution: Tensor) -> Tensor:
-    return pre.mul_(attribution.abs_().mul_(weight).add_(1.0))
+def _attributed(weight: float, pre: Tensor, attribution: Tensor) -> Tensor:
+    return pre.addcmul_(pre, attribution.abs_(), value=weight)
 
 
 class FeatureActivation(SelectionRule):
