@@ -1,0 +1,121 @@
+"""Peak memory of a training step, each contestant in a process of its own.
+
+    python -m tests.benchmarks.memory saelab --n-latents 65536 --k 64
+
+prints one JSON document: bytes above what the process held before it built anything. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .contest import Recipe
+
+STEPS = 3
+_COPIES = 4
+"""Of every parameter: itself, its gradient, and Adam's two moments."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a step needs.
+
+    Attributes:
+        peak_bytes: at most, above the process before anything was built.
+        state_bytes: of parameters, gradients and Adam's moments, which every contestant has.
+    """
+
+    entry: str
+    n_latents: int
+    k: int
+    batch_tokens: int
+    peak_bytes: int
+    state_bytes: int
+
+    @property
+    def above_bytes(self) -> int:
+        """Beside the state: what a step allocates."""
+        return self.peak_bytes - self.state_bytes
+
+    def document(self) -> dict[str, Any]:
+        return vars(self) | {"above_bytes": self.above_bytes}
+
+
+def measure(entry: str, recipe: Recipe, threads: int) -> Memory:
+    """Run a process that measures itself."""
+    numbers = {
+        "n-latents": recipe.n_latents,
+        "k": recipe.k,
+        "batch-tokens": recipe.batch_tokens,
+        "d-model": recipe.d_model,
+        "threads": threads,
+    }
+    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.memory", entry]
+    command += [f"--{name}={value}" for name, value in numbers.items()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+    return Memory(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _status() -> Mapping[str, int]:
+    """Kibibyte figures of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) for line in lines if line.endswith("kB")}
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _measure_here(entry: str, recipe: Recipe) -> Memory:
+    """A small one first, so that libraries have loaded, compiled and allocated what they keep; then the real one."""
+    small = replace(recipe, n_latents=max(4 * recipe.k, 256), batch_tokens=64)
+    _train(entry, small)
+    gc.collect()
+    before = _status()["VmRSS"]
+    _forget_peak()
+    _train(entry, recipe)
+    peak = 1024 * (_status()["VmHWM"] - before)
+    parameters = 2 * recipe.n_latents * recipe.d_model + recipe.n_latents + recipe.d_model
+    return Memory(entry, recipe.n_latents, recipe.k, recipe.batch_tokens, peak, 4 * _COPIES * parameters)
+
+
+def _train(entry: str, recipe: Recipe) -> None:
+    import torch
+
+    from saelab.activations.loader import Batch
+
+    from .cases import topk_entries
+    from .contest import random_start
+
+    start = random_start(recipe, seed=0)
+    runner = topk_entries(recipe.k)[entry](recipe, start)
+    del start
+    x = torch.randn(recipe.batch_tokens, recipe.d_model)
+    for _ in range(STEPS):
+        runner.step(Batch(x, x))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("entry")
+    for name, default in (("n-latents", 16384), ("k", 32), ("batch-tokens", 2048), ("d-model", 576), ("threads", 2)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    chosen = vars(parser.parse_args())
+    import torch
+
+    torch.set_num_threads(chosen.pop("threads"))
+    print(json.dumps(vars(_measure_here(chosen.pop("entry"), Recipe(**chosen)))))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

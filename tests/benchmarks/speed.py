@@ -1,0 +1,113 @@
+"""Races: the entries of a case in turn, round after round, on the same batches."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from saelab.activations.loader import Batch
+
+from .cases import Bar, Case, Runner, start_of
+from .data import with_gradients
+from .progress import Progress
+
+ROUNDS, FEW_ROUNDS = 7, 3
+_SLOW_SECONDS = 3.0
+"""Where an entry takes longer than this, a case has few rounds."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of each round that counts, in order."""
+
+    case: str
+    entry: str
+    ms: tuple[float, ...]
+    batch_tokens: int
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.ms)
+
+    def document(self) -> dict[str, object]:
+        return asdict(self) | {
+            "ms_median": self.median,
+            "ms_min": min(self.ms),
+            "ms_max": max(self.ms),
+            "tokens_per_second": 1e3 * self.batch_tokens / self.median,
+        }
+
+
+def take_turns(runners: Mapping[str, Runner], batches: Sequence[Batch]) -> dict[str, tuple[float, ...]]:
+    """Milliseconds by entry and round. The first batch is for warming up; round r of all entries has the same batch."""
+    taken: dict[str, list[float]] = {name: [] for name in runners}
+    rounds = ROUNDS
+    for number in range(ROUNDS + 1):
+        if number > rounds:
+            break
+        slowest = 0.0
+        for name, runner in runners.items():
+            started = time.perf_counter()
+            runner.step(batches[number])
+            seconds = time.perf_counter() - started
+            slowest = max(slowest, seconds)
+            if number:
+                taken[name].append(1e3 * seconds)
+        if number == 0 and slowest > _SLOW_SECONDS:
+            rounds = FEW_ROUNDS
+    return {name: tuple(ms) for name, ms in taken.items()}
+
+
+def race(case: Case, batches: Sequence[Batch], progress: Progress) -> list[Timing]:
+    """All entries of a case, made, raced and let go."""
+    batches = [_cut(batch, case.recipe.batch_tokens) for batch in batches]
+    if case.loss_grad:
+        batches = [with_gradients(batch) for batch in batches]
+    start = start_of(case, batches[0].input)
+    runners = {name: make(case.recipe, start) for name, make in case.entries.items()}
+    taken = take_turns(runners, batches)
+    del runners, start
+    gc.collect()
+    timings = [Timing(case.name, name, ms, case.recipe.batch_tokens) for name, ms in taken.items()]
+    progress.advance(expected(case))
+    shown = ", ".join(f"{timing.entry} {timing.median:.0f}" for timing in timings)
+    progress.say(f"{case.name} (ms): {shown}")
+    return timings
+
+
+def expected(case: Case) -> float:
+    """Seconds that a race takes, about."""
+    return case.seconds * (ROUNDS + 1)
+
+
+def _cut(batch: Batch, n_tokens: int) -> Batch:
+    return Batch(batch.input[:n_tokens], batch.target[:n_tokens])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A bar and what was found: the median, over rounds, of the ratio within a round."""
+
+    case: str
+    bar: Bar
+    ratio: float
+
+    @property
+    def met(self) -> bool:
+        return self.ratio >= self.bar.least
+
+    def document(self) -> dict[str, object]:
+        return {"case": self.case, **asdict(self.bar), "ratio": self.ratio, "met": self.met}
+
+
+def ratio(slower: Timing, faster: Timing) -> float:
+    """How many times as long; rounds are paired, so that a machine that slows down for a while does not matter."""
+    return statistics.median(a / b for a, b in zip(slower.ms, faster.ms, strict=True))
+
+
+def judge(case: Case, timings: Sequence[Timing]) -> list[Verdict]:
+    by_name = {timing.entry: timing for timing in timings if timing.case == case.name}
+    return [Verdict(case.name, bar, ratio(by_name[bar.slower], by_name[bar.faster])) for bar in case.bars]
