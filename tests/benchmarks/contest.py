@@ -14,7 +14,11 @@ from saelab.training import TrainSpec, optimiser
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and hyperparameters that all sides share: Adam, a linear rise and fall of its rate, clipping at norm 1."""
+    """Sizes and hyperparameters that all sides share: Adam, and a linear rise and fall of its rate.
+
+    Attributes:
+        clip: largest gradient norm for saelab, in units of its own loss (the peers clip at 1 in theirs, or never).
+    """
 
     n_latents: int
     k: int = 32
@@ -26,6 +30,7 @@ class Recipe:
     warmup_steps: int = 100
     decay_frac: float = 0.2
     dead_after_steps: int = 1000
+    clip: float | None = 1.0
 
     @property
     def spec(self) -> TrainSpec:
@@ -36,6 +41,7 @@ class Recipe:
             betas=self.betas,
             warmup_steps=self.warmup_steps,
             decay_frac=self.decay_frac,
+            grad_clip=self.clip,
             dead_after_tokens=self.dead_after_steps * self.batch_tokens,
         )
 

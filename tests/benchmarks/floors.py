@@ -25,7 +25,7 @@ class Product:
         self.x, self.weight = operand(recipe.batch_tokens), operand(recipe.n_latents).T
         wide = torch.int32 if dtype == torch.int8 else dtype
         self.out = torch.empty(recipe.batch_tokens, recipe.n_latents, dtype=wide)
-        self.multiply = torch._int_mm if dtype == torch.int8 else torch.mm
+        self.multiply = torch._int_mm if dtype == torch.int8 else torch.mm  # pyright: ignore[reportPrivateImportUsage]
 
     def step(self, batch: Batch) -> None:
         self.multiply(self.x, self.weight, out=self.out)

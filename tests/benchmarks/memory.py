@@ -12,12 +12,14 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .contest import Recipe
+from .progress import Progress
+from .verdict import Verdict
 
 STEPS = 3
 _COPIES = 4
@@ -64,6 +66,51 @@ def measure(entry: str, recipe: Recipe, threads: int) -> Memory:
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
     return Memory(**json.loads(done.stdout.splitlines()[-1]))
+
+
+_ALIKE = 1.25
+"""Memory above the state may grow by this factor from F 16,384 to F 131,072; the matrix `tok x lat` grows by 8."""
+_HALF = 2.0
+_FLAT, _WIDE = Recipe(n_latents=16384), Recipe(n_latents=65536, k=64)
+PLAN: tuple[tuple[str, Recipe], ...] = (
+    *(("saelab", replace(_FLAT, n_latents=width)) for width in (4096, 16384, 65536, 131072)),
+    *((peer, _FLAT) for peer in ("sparsify", "SAELens", "SAELens, sparse, fused Adam", "dictionary_learning")),
+    *((entry, _WIDE) for entry in ("saelab", "SAELens", "SAELens, sparse, fused Adam", "sparsify")),
+)
+_SECONDS = 12.0
+
+
+def measure_all(threads: int, progress: Progress) -> list[Memory]:
+    """Every process of `PLAN`, one after the other."""
+    found: list[Memory] = []
+    for entry, recipe in PLAN:
+        found.append(measure(entry, recipe, threads))
+        progress.advance(_SECONDS)
+        progress.say(f"memory of {entry} at F {recipe.n_latents:,}: {found[-1].peak_bytes / 2**20:,.0f} MiB")
+    return found
+
+
+def expected_seconds() -> float:
+    return _SECONDS * len(PLAN)
+
+
+def judge(found: Sequence[Memory]) -> list[Verdict]:
+    """Half of SAELens' peak, and no growth with F above the state."""
+    at = {(memory.entry, memory.n_latents, memory.k): memory for memory in found}
+    peak = at["SAELens", 65536, 64].peak_bytes / at["saelab", 65536, 64].peak_bytes
+    growth = at["saelab", 131072, 32].above_bytes / at["saelab", 16384, 32].above_bytes
+    return [
+        Verdict(
+            "topk, F 65,536, k 64: peak memory of SAELens / saelab", peak, f"at least {_HALF:g}", None, peak >= _HALF
+        ),
+        Verdict(
+            "topk, k 32: saelab's memory above parameters, gradients and Adam's moments, F 131,072 / F 16,384",
+            growth,
+            f"at most {_ALIKE:g}",
+            None,
+            growth <= _ALIKE,
+        ),
+    ]
 
 
 def _status() -> Mapping[str, int]:

@@ -26,10 +26,18 @@ class SAELens:
     Args:
         architecture, settings: of the SAE, as SAELens names them.
         fused: Adam's fused implementation in place of the default one.
+        threshold_rate: learning rate of JumpReLU's thresholds over that of all else.
     """
 
     def __init__(
-        self, architecture: str, recipe: Recipe, start: Start, settings: Mapping[str, Any], *, fused: bool = False
+        self,
+        architecture: str,
+        recipe: Recipe,
+        start: Start,
+        settings: Mapping[str, Any],
+        *,
+        fused: bool = False,
+        threshold_rate: float = 1.0,
     ):
         sae_class, config_class = get_sae_training_class(architecture)
         widths = {"d_in": recipe.d_model, "d_sae": recipe.n_latents, "decoder_init_norm": 1.0}
@@ -50,6 +58,10 @@ class SAELens:
         self.trainer = SAETrainer(config, sae, iter(()))
         if fused:
             self.trainer.optimizer = torch.optim.Adam(sae.parameters(), lr=recipe.lr, betas=recipe.betas, fused=True)
+        if threshold_rate != 1:
+            others = [value for name, value in sae.named_parameters() if name != "threshold"]
+            groups = [{"params": others}, {"params": [sae.threshold], "lr": recipe.lr * threshold_rate}]
+            self.trainer.optimizer = torch.optim.Adam(groups, lr=recipe.lr, betas=recipe.betas)
         self.trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.trainer.optimizer, recipe.rate)
 
     def step(self, batch: Batch) -> None:

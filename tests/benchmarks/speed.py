@@ -7,12 +7,14 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from saelab.activations.loader import Batch
 
-from .cases import Bar, Case, Runner, start_of
+from .cases import Case, Runner, start_of
 from .data import with_gradients
 from .progress import Progress
+from .verdict import Verdict
 
 ROUNDS, FEW_ROUNDS = 7, 3
 _SLOW_SECONDS = 3.0
@@ -32,7 +34,7 @@ class Timing:
     def median(self) -> float:
         return statistics.median(self.ms)
 
-    def document(self) -> dict[str, object]:
+    def document(self) -> dict[str, Any]:
         return asdict(self) | {
             "ms_median": self.median,
             "ms_min": min(self.ms),
@@ -87,27 +89,21 @@ def _cut(batch: Batch, n_tokens: int) -> Batch:
     return Batch(batch.input[:n_tokens], batch.target[:n_tokens])
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A bar and what was found: the median, over rounds, of the ratio within a round."""
-
-    case: str
-    bar: Bar
-    ratio: float
-
-    @property
-    def met(self) -> bool:
-        return self.ratio >= self.bar.least
-
-    def document(self) -> dict[str, object]:
-        return {"case": self.case, **asdict(self.bar), "ratio": self.ratio, "met": self.met}
-
-
-def ratio(slower: Timing, faster: Timing) -> float:
-    """How many times as long; rounds are paired, so that a machine that slows down for a while does not matter."""
-    return statistics.median(a / b for a, b in zip(slower.ms, faster.ms, strict=True))
+def ratio(of: Timing, over: Timing) -> float:
+    """How many times as long. Rounds are paired, so that a machine that slows down for a while does not matter."""
+    return statistics.median(a / b for a, b in zip(of.ms, over.ms, strict=True))
 
 
 def judge(case: Case, timings: Sequence[Timing]) -> list[Verdict]:
-    by_name = {timing.entry: timing for timing in timings if timing.case == case.name}
-    return [Verdict(case.name, bar, ratio(by_name[bar.slower], by_name[bar.faster])) for bar in case.bars]
+    """The case's bars, and what was found."""
+    by_name = {timing.entry: timing for timing in timings}
+    return [
+        Verdict(
+            f"{case.name}: time of {bar.of} / {bar.over}",
+            ratio(by_name[bar.of], by_name[bar.over]),
+            f"{'at most' if bar.at_most else 'at least'} {bar.limit:g}",
+            bar.aim,
+            bar.met(ratio(by_name[bar.of], by_name[bar.over])),
+        )
+        for bar in case.bars
+    ]
