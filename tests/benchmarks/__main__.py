@@ -29,7 +29,7 @@ from .progress import Progress
 
 
 def run_speed(store: Store, progress: Progress) -> dict[str, Any]:
-    batches = list(islice(data.training(store, WIDE.batch_tokens, seed=0), speed.ROUNDS + 1))
+    batches = list(islice(data.training(store, WIDE.batch_tokens, seed=0), speed.ROUNDS))
     rows: list[dict[str, Any]] = []
     bars: list[dict[str, Any]] = []
     for case in CASES:
@@ -37,7 +37,13 @@ def run_speed(store: Store, progress: Progress) -> dict[str, Any]:
         mine = next(timing for timing in timings if timing.entry == "saelab")
         rows += [timing.document() | {"over_saelab": speed.ratio(timing, mine)} for timing in timings]
         bars += [asdict(verdict) for verdict in speed.judge(case, timings)]
-    return {"rounds": speed.ROUNDS, "few_rounds": speed.FEW_ROUNDS, "rows": rows, "bars": bars}
+    return {
+        "rounds": speed.ROUNDS,
+        "few_rounds": speed.FEW_ROUNDS,
+        "many_rounds": speed.MANY_ROUNDS,
+        "rows": rows,
+        "bars": bars,
+    }
 
 
 def run_memory(store: Store, progress: Progress) -> dict[str, Any]:
@@ -46,7 +52,7 @@ def run_memory(store: Store, progress: Progress) -> dict[str, Any]:
 
 
 def run_scaling(store: Store, progress: Progress) -> dict[str, Any]:
-    batches = list(islice(data.training(store, WIDE.batch_tokens, seed=0), speed.ROUNDS + 1))
+    batches = list(islice(data.training(store, WIDE.batch_tokens, seed=0), speed.ROUNDS))
     found = scaling.sweep(batches, progress)
     return {"rows": [one.document() | {"n_latents": width} for width, timings in found.items() for one in timings]}
 

@@ -166,7 +166,7 @@ CASES: tuple[Case, ...] = (
             **FLOORS,
         },
         (Bar("SAELens", "saelab", 12.0),),
-        seconds=17.0,
+        seconds=20.0,
     ),
     _against("SAELens abstopk", "abstopk", "abs_topk", 10.0),
     _against("SAELens batchtopk", "batchtopk", "batch_topk", 10.0),

@@ -1,10 +1,10 @@
 """Which variants are trained beside a peer's own implementation, with what in common, and what differs by formula.
 
-What all share: batches, initial rows, steps, Adam and its learning rates, coefficients, thresholds and windows, in one
-unit. The peers' squared errors are summed over d and averaged over tokens; saelab divides some of its own by the
-batch's variance. Adam does not see such a factor, but clipping at a gradient norm of 1 does (where the error is a sum it
-acts at every step), so saelab clips at 1 over that factor. Auxiliary losses for dead latents are off on all sides: their
-definitions differ, and these runs are too short for latents to die.
+What all share: batches, initial rows, steps, Adam and its learning rates, coefficients, thresholds and windows, in
+one unit. The peers' squared errors are summed over d and averaged over tokens; saelab divides some of its own by the
+batch's variance. Adam does not see such a factor, but clipping at a gradient norm of 1 does (where the error is a sum
+it acts at every step), so saelab clips at 1 over that factor. Auxiliary losses for dead latents are off on all sides:
+their definitions differ, and these runs are too short for latents to die.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ VARIANCE = 600.0
 divided by."""
 SUMMED = Recipe(n_latents=2048, k=32, batch_tokens=1024, steps=300, warmup_steps=30, decay_frac=0.3)
 NORMALISED = replace(SUMMED, clip=1 / VARIANCE)
+PENALISED = replace(SUMMED, lr=3e-3)
+"""An L1 penalty has to bring L0 down from half of all latents: at the other rate that takes thousands of steps."""
 PURSUIT = replace(SUMMED, n_latents=1024, k=16, steps=200)
 
 
@@ -138,8 +140,8 @@ PAIRS: tuple[Pair, ...] = (
         "relu",
         "relu",
         {"l1": _L1, "l1_warmup_frac": 0.1},
-        _saelens("standard", l1_coefficient=_L1, l1_warm_up_steps=30, apply_b_dec_to_input=False),
-        recipe=SUMMED,
+        _saelens("standard", l1_coefficient=_L1, l1_warm_up_steps=40, apply_b_dec_to_input=False),
+        recipe=replace(PENALISED, steps=400),
         norm=0.1,
     ),
     Pair(
@@ -147,7 +149,7 @@ PAIRS: tuple[Pair, ...] = (
         "gated",
         {"l1": _L1, "l1_warmup_frac": 0.1},
         _saelens("gated", l1_coefficient=_L1, l1_warm_up_steps=30),
-        recipe=SUMMED,
+        recipe=PENALISED,
         differs="SAELens leaves decoder rows free, weighs the L1 by their norms, and lets the gate's "
         "reconstruction move the decoder; saelab holds rows at norm 1 and the decoder fixed there",
     ),

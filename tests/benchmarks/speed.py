@@ -16,9 +16,10 @@ from .data import with_gradients
 from .progress import Progress
 from .verdict import Verdict
 
-ROUNDS, FEW_ROUNDS = 7, 3
-_SLOW_SECONDS = 3.0
-"""Where an entry takes longer than this, a case has few rounds."""
+ROUNDS, FEW_ROUNDS, MANY_ROUNDS = 7, 3, 31
+_WARM_UP_ROUNDS = 2
+_SLOW_SECONDS, _QUICK_SECONDS = 3.0, 0.2
+"""Where an entry takes longer than the first, a case has few rounds; where all take less than the other, many."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +45,24 @@ class Timing:
 
 
 def take_turns(runners: Mapping[str, Runner], batches: Sequence[Batch]) -> dict[str, tuple[float, ...]]:
-    """Milliseconds by entry and round. The first batch is for warming up; round r of all entries has the same batch."""
+    """Milliseconds by entry and round. Within a round all entries have the same batch; the rounds
+    before are for warming up, and tell how many are to follow."""
     taken: dict[str, list[float]] = {name: [] for name in runners}
-    rounds = ROUNDS
-    for number in range(ROUNDS + 1):
-        if number > rounds:
-            break
-        slowest = 0.0
+    slowest = 0.0
+    for _ in range(_WARM_UP_ROUNDS):
+        slowest = max(_time(runner, batches[0]) for runner in runners.values())
+    rounds = FEW_ROUNDS if slowest > _SLOW_SECONDS else MANY_ROUNDS if slowest < _QUICK_SECONDS else ROUNDS
+    for number in range(rounds):
         for name, runner in runners.items():
-            started = time.perf_counter()
-            runner.step(batches[number])
-            seconds = time.perf_counter() - started
-            slowest = max(slowest, seconds)
-            if number:
-                taken[name].append(1e3 * seconds)
-        if number == 0 and slowest > _SLOW_SECONDS:
-            rounds = FEW_ROUNDS
+            taken[name].append(1e3 * _time(runner, batches[number % len(batches)]))
     return {name: tuple(ms) for name, ms in taken.items()}
+
+
+def _time(runner: Runner, batch: Batch) -> float:
+    """Seconds of one step."""
+    started = time.perf_counter()
+    runner.step(batch)
+    return time.perf_counter() - started
 
 
 def race(case: Case, batches: Sequence[Batch], progress: Progress) -> list[Timing]:
@@ -82,7 +84,8 @@ def race(case: Case, batches: Sequence[Batch], progress: Progress) -> list[Timin
 
 def expected(case: Case) -> float:
     """Seconds that a race takes, about."""
-    return case.seconds * (ROUNDS + 1)
+    rounds = FEW_ROUNDS if case.seconds > 15 else MANY_ROUNDS if case.seconds < 1 else ROUNDS
+    return case.seconds * (rounds + _WARM_UP_ROUNDS)
 
 
 def _cut(batch: Batch, n_tokens: int) -> Batch:

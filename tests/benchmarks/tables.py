@@ -57,7 +57,8 @@ def _speed(part: Mapping[str, Any]) -> str:
         "## Speed\n\n"
         "A whole training step, d 576, fp32 parameters, batch 2,048 unless said otherwise. In a race all take turns on "
         f"the same batches of real activations; medians of {part['rounds']} rounds "
-        f"({part['few_rounds']} where a step takes seconds) after one to warm up.\n\n"
+        f"({part['few_rounds']} where a step takes seconds, {part['many_rounds']} where it takes a fraction of one) "
+        "after two to warm up.\n\n"
         f"{_table(head, rows, left=2)}\n{_verdicts(part['bars'])}"
     )
 
