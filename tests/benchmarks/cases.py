@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -77,24 +78,16 @@ class Case:
     seconds: float = 5.0
 
 
-def saelab(kind: str, precision: Any = "auto", **settings: Any) -> Make:
-    return lambda recipe, start: Saelab(kind, recipe, start, settings, precision)
+def saelab(kind: str, precision: Literal["auto", "exact"] = "auto", **settings: Any) -> Make:
+    return partial(Saelab, kind=kind, settings=settings, precision=precision)
 
 
 def saelens(architecture: str, *, fused: bool = False, **settings: Any) -> Make:
-    return lambda recipe, start: SAELens(architecture, recipe, start, settings, fused=fused)
-
-
-def sparsify(*, fused: bool = False) -> Make:
-    return lambda recipe, start: Sparsify(recipe, start, fused=fused)
-
-
-def dictionary_learning(*, fused: bool = False) -> Make:
-    return lambda recipe, start: DictionaryLearning(recipe, start, fused=fused)
+    return partial(SAELens, architecture=architecture, settings=settings, fused=fused)
 
 
 def product(dtype: torch.dtype) -> Make:
-    return lambda recipe, start: Product(recipe, dtype)
+    return partial(Product, dtype=dtype)
 
 
 FLOORS: dict[str, Make] = {name: product(dtype) for name, dtype in PRODUCTS.items()}
@@ -110,12 +103,12 @@ def topk_entries(k: int) -> dict[str, Make]:
     return {
         "saelab": saelab("topk", k=k),
         "saelab, exact": saelab("topk", "exact", k=k),
-        "sparsify": sparsify(),
-        "sparsify, fused Adam": sparsify(fused=True),
+        "sparsify": Sparsify,
+        "sparsify, fused Adam": partial(Sparsify, fused=True),
         "SAELens": saelens("topk", k=k),
         "SAELens, sparse, fused Adam": saelens("topk", fused=True, **_sparse(k)),
-        "dictionary_learning": dictionary_learning(),
-        "dictionary_learning, fused Adam": dictionary_learning(fused=True),
+        "dictionary_learning": DictionaryLearning,
+        "dictionary_learning, fused Adam": partial(DictionaryLearning, fused=True),
     }
 
 
@@ -140,6 +133,17 @@ def _against(peer: str, architecture: str, mine: str, least: float, **settings: 
     )
 
 
+def _own_jumprelu(recipe: Recipe, start: Start) -> Saelab:
+    settings = {"penalty": "l0", "coefficient": 1.0, "target_l0": None, "warmup_frac": 0.0, "pre_act": 0.0}
+    settings |= {"threshold": -start.bias, "bandwidth": _BANDWIDTH}
+    return Saelab(recipe, replace(start, bias=0.0), kind="jumprelu", settings=settings)
+
+
+def _lens_jumprelu(recipe: Recipe, start: Start, *, fused: bool = False) -> SAELens:
+    settings = {"jumprelu_init_threshold": -start.bias, "jumprelu_bandwidth": _BANDWIDTH, "apply_b_dec_to_input": False}
+    return SAELens(recipe, replace(start, bias=0.0), architecture="jumprelu", settings=settings, fused=fused)
+
+
 CASES: tuple[Case, ...] = (
     Case(
         "topk, F 16,384, k 32",
@@ -160,7 +164,7 @@ CASES: tuple[Case, ...] = (
         Recipe(n_latents=65536, k=64),
         {
             "saelab": saelab("topk", k=64),
-            "sparsify": sparsify(),
+            "sparsify": Sparsify,
             "SAELens": saelens("topk", k=64),
             "SAELens, sparse, fused Adam": saelens("topk", fused=True, **_sparse(64)),
             **FLOORS,
@@ -176,15 +180,9 @@ CASES: tuple[Case, ...] = (
         f"jumprelu, F 16,384, L0 about {L0:.0f}, narrow window",
         _THRESHOLDED,
         {
-            "saelab": lambda recipe, start: Saelab(
-                "jumprelu",
-                recipe,
-                replace(start, bias=0.0),
-                {"penalty": "l0", "coefficient": 1.0, "target_l0": None, "pre_act": 0.0, "warmup_frac": 0.0}
-                | {"threshold": -start.bias, "bandwidth": _BANDWIDTH},
-            ),
-            "SAELens jumprelu": lambda recipe, start: _lens_jumprelu(recipe, start, fused=False),
-            "SAELens jumprelu, fused Adam": lambda recipe, start: _lens_jumprelu(recipe, start, fused=True),
+            "saelab": _own_jumprelu,
+            "SAELens jumprelu": _lens_jumprelu,
+            "SAELens jumprelu, fused Adam": partial(_lens_jumprelu, fused=True),
         },
         (Bar("SAELens jumprelu", "saelab", 5.0),),
         l0=L0,
@@ -231,11 +229,6 @@ CASES: tuple[Case, ...] = (
         seconds=0.4,
     ),
 )
-
-
-def _lens_jumprelu(recipe: Recipe, start: Start, *, fused: bool) -> SAELens:
-    settings = {"jumprelu_init_threshold": -start.bias, "jumprelu_bandwidth": _BANDWIDTH, "apply_b_dec_to_input": False}
-    return SAELens("jumprelu", recipe, replace(start, bias=0.0), settings, fused=fused)
 
 
 def start_of(case: Case, x: Tensor, seed: int = 0) -> Start:

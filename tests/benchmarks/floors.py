@@ -7,7 +7,7 @@ from torch import Tensor
 
 from saelab.activations.loader import Batch
 
-from .contest import Recipe
+from .contest import Recipe, Start
 
 
 class Product:
@@ -17,12 +17,11 @@ class Product:
         dtype: float32, bfloat16, or int8 (accumulated in int32).
     """
 
-    def __init__(self, recipe: Recipe, dtype: torch.dtype):
-        def operand(rows: int) -> Tensor:
-            values = torch.randn(rows, recipe.d_model)
-            return (values * 40).clamp(-127, 127).to(dtype) if dtype == torch.int8 else values.to(dtype)
+    def __init__(self, recipe: Recipe, start: Start, *, dtype: torch.dtype):
+        def rounded(values: Tensor) -> Tensor:
+            return (values * (127 / values.abs().max())).to(dtype) if dtype == torch.int8 else values.to(dtype)
 
-        self.x, self.weight = operand(recipe.batch_tokens), operand(recipe.n_latents).T
+        self.x, self.weight = rounded(torch.randn(recipe.batch_tokens, recipe.d_model)), rounded(start.rows).T
         wide = torch.int32 if dtype == torch.int8 else dtype
         self.out = torch.empty(recipe.batch_tokens, recipe.n_latents, dtype=wide)
         self.multiply = torch._int_mm if dtype == torch.int8 else torch.mm  # pyright: ignore[reportPrivateImportUsage]

@@ -22,15 +22,18 @@ class Saelab:
     Args:
         kind, settings: of the variant.
         precision: of selection.
+        free_rows: leave the decoder's rows free where the variant would hold them at norm 1.
     """
 
     def __init__(
         self,
-        kind: str,
         recipe: Recipe,
         start: Start,
+        *,
+        kind: str,
         settings: Mapping[str, Any],
         precision: Literal["auto", "exact", "screened"] = "auto",
+        free_rows: bool = False,
     ):
         blueprint = build(kind, recipe.d_model, {"n_latents": recipe.n_latents, **settings})
         sae, device = blueprint.sae, torch.device("cpu")
@@ -42,6 +45,7 @@ class Saelab:
         if precision == "auto":
             precision = "screened" if low_precision_pays(device) else "exact"
         self.member = Member(kind, blueprint, recipe.spec, precision=precision, device=device)
+        self.member.unit_norm &= not free_rows
         self.number = 0
 
     def step(self, batch: Batch) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from .contest import Contestant, Recipe, Start
@@ -40,6 +41,7 @@ class Pair:
         settings: of saelab's variant.
         peers: by name.
         norm: of the rows at the start.
+        free_rows: saelab's decoder rows are not held at norm 1, to tell what that costs.
         differs: what is not the same by formula, in a sentence; empty where nothing is known to differ.
         seconds: expected for one seed of everyone.
     """
@@ -50,16 +52,17 @@ class Pair:
     peers: Mapping[str, MakeContestant]
     recipe: Recipe = NORMALISED
     norm: float = 1.0
+    free_rows: bool = False
     differs: str = ""
     seconds: float = 40.0
 
     def contestants(self) -> dict[str, MakeContestant]:
-        mine: MakeContestant = lambda recipe, start: Saelab(self.kind, recipe, start, self.settings)  # noqa: E731
+        mine = partial(Saelab, kind=self.kind, settings=self.settings, free_rows=self.free_rows)
         return {"saelab": mine, **self.peers}
 
 
 def _saelens(architecture: str, **settings: Any) -> dict[str, MakeContestant]:
-    return {"SAELens": lambda recipe, start: SAELens(architecture, recipe, start, settings)}
+    return {"SAELens": partial(SAELens, architecture=architecture, settings=settings)}
 
 
 _NO_AUX = {"aux_coefficient": 0.0}
@@ -77,6 +80,8 @@ _JUMPRELU = {
     "apply_b_dec_to_input": False,
 }
 
+_PURSUIT = _saelens("matching_pursuit", max_iterations=PURSUIT.k)
+
 PAIRS: tuple[Pair, ...] = (
     Pair(
         "topk",
@@ -84,7 +89,7 @@ PAIRS: tuple[Pair, ...] = (
         {"k": 32, **_NO_AUX},
         {
             **_saelens("topk", k=32, aux_loss_coefficient=0.0),
-            "dictionary_learning": lambda recipe, start: DictionaryLearning(recipe, start, auxk=0.0),
+            "dictionary_learning": partial(DictionaryLearning, auxk=0.0),
         },
         differs=_FREE,
         seconds=60.0,
@@ -95,7 +100,6 @@ PAIRS: tuple[Pair, ...] = (
         {"k": 32, **_NO_AUX},
         {"sparsify": Sparsify},
         recipe=replace(NORMALISED, clip=None),
-        differs="nothing: sparsify, too, divides by the variance and holds rows at norm 1, and it does not clip",
         seconds=25.0,
     ),
     Pair(
@@ -128,9 +132,9 @@ PAIRS: tuple[Pair, ...] = (
         {"penalty": "l0", "coefficient": 1.0, "target_l0": None, "warmup_frac": 0.1, "pre_act": 0.0}
         | {"threshold": 2.0, "bandwidth": 0.5},
         {
-            "SAELens": lambda recipe, start: SAELens("jumprelu", recipe, start, _JUMPRELU),
-            "SAELens, thresholds at saelab's rate": lambda recipe, start: SAELens(
-                "jumprelu", recipe, start, _JUMPRELU, threshold_rate=recipe.d_model**0.5
+            **_saelens("jumprelu", **_JUMPRELU),
+            "SAELens, thresholds at saelab's rate": partial(
+                SAELens, architecture="jumprelu", settings=_JUMPRELU, threshold_rate=SUMMED.d_model**0.5
             ),
         },
         recipe=SUMMED,
@@ -157,9 +161,19 @@ PAIRS: tuple[Pair, ...] = (
         "matching_pursuit",
         "matching_pursuit",
         {"k": PURSUIT.k, "revive": 0.0},
-        _saelens("matching_pursuit", max_iterations=PURSUIT.k),
+        _PURSUIT,
         recipe=PURSUIT,
-        differs="SAELens normalises rows at the start alone and ends a pursuit at a latent picked twice; "
-        "saelab holds rows at norm 1 and goes on",
+        differs="SAELens holds rows at norm 1 at the start alone (they shrink, which damps the pursuit's steps) and "
+        "ends a pursuit at a latent picked twice; saelab holds rows at norm 1 and goes on",
+    ),
+    Pair(
+        "matching_pursuit, rows free",
+        "matching_pursuit",
+        {"k": PURSUIT.k, "revive": 0.0},
+        _PURSUIT,
+        recipe=PURSUIT,
+        free_rows=True,
+        differs="as above, but for the norms: shows that they make the difference",
+        seconds=15.0,
     ),
 )

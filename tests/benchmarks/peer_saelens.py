@@ -31,11 +31,11 @@ class SAELens:
 
     def __init__(
         self,
-        architecture: str,
         recipe: Recipe,
         start: Start,
-        settings: Mapping[str, Any],
         *,
+        architecture: str,
+        settings: Mapping[str, Any],
         fused: bool = False,
         threshold_rate: float = 1.0,
     ):

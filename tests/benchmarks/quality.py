@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -26,6 +28,8 @@ from .progress import Progress
 SEEDS = (0, 1, 2)
 WITHIN = 1.03
 """saelab's FVU may be so many times the peer's."""
+_SOURCES = ("kernels", "sae", "objectives", "training", "activations")
+"""Packages of saelab on which a training run depends."""
 _CALIBRATION_BATCHES = 32
 _PACKAGES = {"SAELens": "sae-lens", "sparsify": "eai-sparsify", "dictionary_learning": "dictionary-learning"}
 
@@ -78,24 +82,27 @@ def measure(contestant: Contestant, recipe: Recipe, store: Store) -> dict[str, f
 
 def compare(store: Store, journal: Path, progress: Progress, pairs: Sequence[Pair] = PAIRS) -> list[Outcome]:
     """Every pair and seed; runs that `journal` holds already are not run again."""
-    known = {(o.pair, o.contestant, o.seed, o.of): o for o in read(journal)}
+    known = {(outcome.contestant, outcome.seed, outcome.of): outcome for outcome in read(journal)}
     out: list[Outcome] = []
     for pair in pairs:
         for seed in SEEDS:
             for name, make in pair.contestants().items():
-                of = fingerprint(pair, name)
-                outcome = known.get((pair.name, name, seed, of))
-                if outcome is None:
+                key = (name, seed, fingerprint(pair, name, store))
+                if key not in known:
                     contestant, seconds = train(make, pair, store, seed)
-                    outcome = Outcome(
-                        pair.name, name, seed, of, **measure(contestant, pair.recipe, store), seconds=seconds
-                    )
-                    with journal.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(asdict(outcome)) + "\n")
+                    found = measure(contestant, pair.recipe, store)
+                    known[key] = Outcome(pair.name, *key, **found, seconds=seconds)
+                    _write(known[key], journal)
+                outcome = replace(known[key], pair=pair.name)  # another pair may have had the same run
+                out.append(outcome)
                 progress.advance(pair.seconds / len(pair.contestants()))
                 progress.say(f"{pair.name}, seed {seed}, {name}: FVU {outcome.fvu:.4f} at L0 {outcome.l0:.1f}")
-                out.append(outcome)
     return out
+
+
+def _write(outcome: Outcome, journal: Path) -> None:
+    with journal.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(outcome)) + "\n")
 
 
 def judge(found: Sequence[Outcome]) -> list[dict[str, object]]:
@@ -133,19 +140,18 @@ def read(journal: Path) -> Iterator[Outcome]:
             continue
 
 
-def fingerprint(pair: Pair, contestant: str) -> str:
-    """Of sizes, settings, and saelab's sources or the peer's version and this folder's sources about it."""
-    here = Path(__file__).parent
-    files = [here / name for name in ("pairs.py", "contest.py", "data.py", "quality.py")]
+def fingerprint(pair: Pair, contestant: str, store: Store) -> str:
+    """Of data, sizes, settings, this folder's code about a contestant, and saelab's sources or the peer's version."""
+    make = pair.contestants()[contestant]
+    made = make.func if isinstance(make, partial) else make
+    files = [Path(inspect.getfile(made))]
+    what = [store.content_sha256, repr(pair.recipe), str(pair.norm), repr(make), torch.__version__]
     if contestant == "saelab":
         package = Path(saelab.__file__).parent
-        folders = ("kernels", "sae", "objectives", "training", "activations")
-        files += [here / "own.py", *sorted(path for folder in folders for path in (package / folder).rglob("*.py"))]
-        what = ""
+        files += sorted(path for folder in _SOURCES for path in (package / folder).rglob("*.py"))
     else:
-        what = f"{contestant} {version(_PACKAGES[contestant])}"
-        files += sorted(here.glob("peer_*.py"))
-    digest = hashlib.sha256(f"{what} {pair.name} {pair.recipe} torch {torch.__version__}".encode())
+        what.append(version(_PACKAGES[contestant.partition(",")[0]]))
+    digest = hashlib.sha256("\n".join(what).encode())
     for path in files:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
