@@ -236,6 +236,6 @@ def start_of(case: Case, x: Tensor, seed: int = 0) -> Start:
     start = random_start(case.recipe, seed, norm=case.norm)
     if case.l0 is None:
         return start
-    pre = (x[:256] @ start.rows.T).flatten()
-    above = pre.topk(round(case.l0 * len(x[:256])), sorted=True).values[-1]
+    few = x[::4]
+    above = (few @ start.rows.T).flatten().topk(round(case.l0 * len(few)), sorted=True).values[-1]
     return replace(start, bias=-above.item())
