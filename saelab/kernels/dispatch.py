@@ -77,7 +77,9 @@ def unfit(name: str, tensor: Tensor) -> str | None:
     if name in ("cpu", "builtin") and tensor.dtype not in (torch.float32, torch.float64):
         return f"the CPU kernels take float32 and float64, not {tensor.dtype}"
     if name == "triton" and device != "cuda" and not (device == "cpu" and found.INTERPRETED):
-        return f"the tensors are on {tensor.device} (TRITON_INTERPRET=1 interprets the kernels on CPU tensors, for tests)"
+        return (
+            f"the tensors are on {tensor.device} (TRITON_INTERPRET=1 interprets the kernels on CPU tensors, for tests)"
+        )
     return None
 
 

@@ -12,10 +12,11 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
+
+from saelab.machine import forget_peak, memory_since
 
 from .contest import Recipe
 from .progress import Progress
@@ -113,27 +114,25 @@ def judge(found: Sequence[Memory]) -> list[Verdict]:
     ]
 
 
-def _status() -> Mapping[str, int]:
-    """Kibibyte figures of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return {line.split(":")[0]: int(line.split()[1]) for line in lines if line.endswith("kB")}
-
-
-def _forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
 def _measure_here(entry: str, recipe: Recipe) -> Memory:
     """A small one first, so that libraries have loaded, compiled and allocated what they keep; then the real one."""
     small = replace(recipe, n_latents=max(4 * recipe.k, 256), batch_tokens=64)
     _train(entry, small)
     gc.collect()
-    before = _status()["VmRSS"]
-    _forget_peak()
+    before, _ = _memory()
+    forget_peak()
     _train(entry, recipe)
-    peak = 1024 * (_status()["VmHWM"] - before)
+    peak = _memory()[1] - before
     parameters = 2 * recipe.n_latents * recipe.d_model + recipe.n_latents + recipe.d_model
     return Memory(entry, recipe.n_latents, recipe.k, recipe.batch_tokens, peak, 4 * _COPIES * parameters)
+
+
+def _memory() -> tuple[int, int]:
+    """Resident bytes now, and the most since `forget_peak`."""
+    found = memory_since()
+    if found is None:
+        raise SystemExit("this system does not say how much memory a process has had at most")
+    return found
 
 
 def _train(entry: str, recipe: Recipe) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saelab.activations.loader import Batch
-from saelab.lm.model import low_precision_pays
+from saelab.kernels.dispatch import screening_pays
 from saelab.sae import build
 from saelab.training import Member
 
@@ -43,7 +43,7 @@ class Saelab:
             if start.bias:
                 sae.coder.get_parameter("b_enc").fill_(start.bias)
         if precision == "auto":
-            precision = "screened" if low_precision_pays(device) else "exact"
+            precision = "screened" if screening_pays(device) else "exact"
         self.member = Member(kind, blueprint, recipe.spec, precision=precision, device=device)
         self.member.unit_norm &= not free_rows
         self.number = 0
