@@ -20,10 +20,9 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     chosen = [name for name in panels if name in document]
     if not chosen:
         return
-    figure, axes = pyplot.subplots(1, len(chosen), figsize=(7.5 * len(chosen), 6.5), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(chosen), figsize=(8 * len(chosen), 6.5), squeeze=False, layout="constrained")
     for name, axis in zip(chosen, axes[0], strict=True):
         panels[name](axis, document[name])
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
@@ -38,7 +37,7 @@ def _scaling(axis: Any, part: Mapping[str, Any]) -> None:
     axis.set_xticks(widths, [f"{width // 1024}k" for width in widths])
     axis.minorticks_off()
     axis.set(xlabel="latents F", ylabel="microseconds a token", title="A TopK step (k 32) against the width")
-    axis.legend()
+    axis.legend(loc="upper left")
     axis.grid(alpha=0.3)
 
 
@@ -47,10 +46,13 @@ def _races(axis: Any, part: Mapping[str, Any]) -> None:
     labels = [
         f"{row['case'].split(',')[0]} F {row['case'].split('F ')[1].split(', ')[0]} | {row['entry']}" for row in rows
     ]
-    axis.barh(range(len(rows)), [row["over_saelab"] for row in rows])
+    axis.barh(range(len(rows)), [row["over_saelab"] - 1 for row in rows], left=1)
     axis.set_yticks(range(len(rows)), labels, fontsize=7)
     axis.invert_yaxis()
     axis.set_xscale("log")
+    ticks = [tick for tick in (0.5, 1, 2, 3, 5, 10, 20, 50) if tick <= 1.3 * max(row["over_saelab"] for row in rows)]
+    axis.set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
+    axis.minorticks_off()
     axis.axvline(1, color="black", linewidth=1)
     axis.set(xlabel="time of a step over saelab's", title="Races")
     axis.grid(alpha=0.3, axis="x")
