@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check format bench clean
+PEERS := .venv-peers
+PEERS_INSTALLED := $(PEERS)/.installed
+
+.PHONY: demo test check format bench bench-peers clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,5 +35,17 @@ format: $(INSTALLED)
 bench: $(INSTALLED)  ## a training step beside its floors
 	$(BIN)/saelab bench train
 
+# torchvision, which a peer's dependencies bring, is built for another torch than the one for CPUs and breaks transformers.
+$(PEERS_INSTALLED): tests/benchmarks/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	$(PEERS)/bin/pip uninstall --quiet --yes torchvision
+	touch $@
+
+bench-peers: $(INSTALLED) $(PEERS_INSTALLED)  ## saelab and its peers, alternately: speed, memory, what they learn
+	$(BIN)/saelab assets fetch
+	$(BIN)/saelab cache configs/demo.yaml
+	PYTHONPATH=. $(PEERS)/bin/python -m tests.benchmarks $(BENCH_PEERS)
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .ruff_cache
