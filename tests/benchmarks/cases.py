@@ -6,17 +6,15 @@ their optional checks where that is faster. Bars are on the form they name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from saelab.activations.loader import Batch
-
-from .contest import Recipe, Start, random_start
+from .contest import Make, Recipe, Start, random_start
 from .floors import PRODUCTS, Product
 from .own import Saelab
 from .peer_dictionary_learning import DictionaryLearning
@@ -27,13 +25,6 @@ L0 = 48.0
 """Active latents per token at which ReLU and JumpReLU are raced."""
 _BANDWIDTH = 0.05
 """Of JumpReLU's window, in units of a pre-activation's standard deviation at the start."""
-
-
-class Runner(Protocol):
-    def step(self, batch: Batch) -> None: ...
-
-
-Make = Callable[[Recipe, Start], Runner]
 
 
 @dataclass(frozen=True)

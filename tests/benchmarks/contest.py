@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,6 +68,15 @@ def random_start(recipe: Recipe, seed: int, *, norm: float = 1.0) -> Start:
     """Random directions of this norm, as saelab draws them."""
     rows = torch.randn(recipe.n_latents, recipe.d_model, generator=torch.Generator().manual_seed(seed))
     return Start(rows * (norm / rows.norm(dim=1, keepdim=True)))
+
+
+class Runner(Protocol):
+    """What can be raced."""
+
+    def step(self, batch: Batch) -> None: ...
+
+
+Make = Callable[[Recipe, Start], Runner]
 
 
 class Contestant(Protocol):

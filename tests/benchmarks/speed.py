@@ -1,19 +1,19 @@
-"""Races: the entries of a case in turn, round after round, on the same batches."""
+"""Races: the entries of a case in turn, round after round, on the same batches, each in a process of its own."""
 
 from __future__ import annotations
 
-import gc
 import statistics
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from saelab.activations.loader import Batch
 
-from .cases import Case, Runner, start_of
+from .cases import Case, start_of
 from .data import with_gradients
 from .progress import Progress
+from .seat import Seat
 from .verdict import Verdict
 
 ROUNDS, FEW_ROUNDS, MANY_ROUNDS = 7, 3, 31
@@ -44,25 +44,18 @@ class Timing:
         }
 
 
-def take_turns(runners: Mapping[str, Runner], batches: Sequence[Batch]) -> dict[str, tuple[float, ...]]:
+def take_turns(seats: Mapping[str, Seat]) -> dict[str, tuple[float, ...]]:
     """Milliseconds by entry and round. Within a round all entries have the same batch; the rounds
     before are for warming up, and tell how many are to follow."""
-    taken: dict[str, list[float]] = {name: [] for name in runners}
+    taken: dict[str, list[float]] = {name: [] for name in seats}
     slowest = 0.0
     for _ in range(_WARM_UP_ROUNDS):
-        slowest = max(_time(runner, batches[0]) for runner in runners.values())
+        slowest = max(seat.step(0) for seat in seats.values())
     rounds = FEW_ROUNDS if slowest > _SLOW_SECONDS else MANY_ROUNDS if slowest < _QUICK_SECONDS else ROUNDS
     for number in range(rounds):
-        for name, runner in runners.items():
-            taken[name].append(1e3 * _time(runner, batches[number % len(batches)]))
+        for name, seat in seats.items():
+            taken[name].append(1e3 * seat.step(number))
     return {name: tuple(ms) for name, ms in taken.items()}
-
-
-def _time(runner: Runner, batch: Batch) -> float:
-    """Seconds of one step."""
-    started = time.perf_counter()
-    runner.step(batch)
-    return time.perf_counter() - started
 
 
 def race(case: Case, batches: Sequence[Batch], progress: Progress) -> list[Timing]:
@@ -71,10 +64,9 @@ def race(case: Case, batches: Sequence[Batch], progress: Progress) -> list[Timin
     if case.loss_grad:
         batches = [with_gradients(batch) for batch in batches]
     start = start_of(case, batches[0].input)
-    runners = {name: make(case.recipe, start) for name, make in case.entries.items()}
-    taken = take_turns(runners, batches)
-    del runners, start
-    gc.collect()
+    with ExitStack() as stack:
+        made = {name: Seat(make, case.recipe, start, batches) for name, make in case.entries.items()}
+        taken = take_turns({name: stack.enter_context(seat) for name, seat in made.items()})
     timings = [Timing(case.name, name, ms, case.recipe.batch_tokens) for name, ms in taken.items()]
     progress.advance(expected(case))
     shown = ", ".join(f"{timing.entry} {timing.median:.0f}" for timing in timings)

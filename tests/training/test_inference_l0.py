@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,8 +26,8 @@ BATCH_RULES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def trained(kind: str, settings: dict[str, Any]) -> SAE:
-    return fit(WORLD, kind, {"n_latents": F, **settings}, SPEC)
+def trained(kind: str, settings: dict[str, Any], *, steps: int = 400) -> SAE:
+    return fit(WORLD, kind, {"n_latents": F, **settings}, replace(SPEC, tokens=512 * steps))
 
 
 @pytest.mark.slow
@@ -66,7 +67,7 @@ def test_feature_choice_keeps_each_decile_of_latents_to_its_quota(quotas, monkey
 @pytest.mark.parametrize("penalty", ["l0_target", "l0", "tanh"])
 def test_jumprelu_reaches_its_target_l0_and_its_thresholds_move(penalty):
     target = 3.0
-    sae = trained("jumprelu", {"penalty": penalty, "target_l0": target})
+    sae = trained("jumprelu", {"penalty": penalty, "target_l0": target}, steps=600)  # at 400 tanh is 10 % too high
     l0 = sae.encode(heldout(WORLD, 20_000, SPEC.seed).x).l0().float().mean().item()
     start = build("jumprelu", 64, {"n_latents": F}).sae.inference()
     moved = sae.state_dict()["coder.rule.threshold"]

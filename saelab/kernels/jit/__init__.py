@@ -17,7 +17,7 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}
 ROWS_PER_TASK = 64
 """Rows that share a task's small buffers: an allocation per row costs as much as a row."""
 
-_MOST_THREADS: int = numba.get_num_threads()
+_MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore  (asking numba would start its threads)
 
 serial: Callable[..., Any] = numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 parallel: Callable[..., Any] = numba.njit(cache=True, fastmath=FAST, error_model="numpy", parallel=True)
@@ -25,5 +25,9 @@ parallel: Callable[..., Any] = numba.njit(cache=True, fastmath=FAST, error_model
 
 def call(kernel: Callable[..., Any], *arguments: Any) -> Any:
     """A kernel on tensors, with as many threads as torch uses."""
-    numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))
-    return kernel(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, _MOST_THREADS))
+    out = kernel(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))
+    if torch.get_num_threads() != threads:  # both share one OpenMP, whose number numba sets when it first runs
+        torch.set_num_threads(threads)
+    return out
