@@ -1,6 +1,6 @@
 """saelab and its peers, alternately, in one go: `make bench-peers`.
 
-    python -m tests.benchmarks [--out runs/bench-peers] [--parts speed memory scaling quality] [--threads 2] [--fresh]
+    python -m tests.benchmarks [--out runs/bench-peers] [--parts speed memory ...] [--threads 2] [--fresh]
 
 Writes results.json, table.md and plot.png, and prints the table. A part that is not asked for stays as results.json has
 it. Training runs of the quality part are kept in quality.jsonl and taken from there until code or settings change.
@@ -23,7 +23,7 @@ import torch
 
 from saelab.activations import Store
 
-from . import data, machine, memory, plot, quality, scaling, speed, tables
+from . import data, machine, memory, plot, quality, scaling, screening, speed, tables
 from .cases import CASES, WIDE
 from .progress import Progress
 
@@ -57,6 +57,11 @@ def run_scaling(store: Store, progress: Progress) -> dict[str, Any]:
     return {"rows": [one.document() | {"n_latents": width} for width, timings in found.items() for one in timings]}
 
 
+def run_screening(store: Store, progress: Progress) -> dict[str, Any]:
+    found = screening.measure_all(store, progress)
+    return {"rows": [one.document() for one in found], "bars": [asdict(verdict) for verdict in screening.judge(found)]}
+
+
 def run_quality(store: Store, progress: Progress, *, journal: Path) -> dict[str, Any]:
     found = quality.compare(store, journal, progress)
     return {
@@ -71,6 +76,7 @@ SECONDS: dict[str, Callable[[], float]] = {
     "speed": lambda: sum(speed.expected(case) for case in CASES),
     "memory": memory.expected_seconds,
     "scaling": scaling.expected_seconds,
+    "screening": screening.expected_seconds,
     "quality": quality.expected_seconds,
 }
 
@@ -95,6 +101,7 @@ def main() -> None:
         "speed": run_speed,
         "memory": run_memory,
         "scaling": run_scaling,
+        "screening": run_screening,
         "quality": partial(run_quality, journal=journal),
     }
     progress = Progress(sum(SECONDS[part]() for part in chosen.parts))

@@ -14,7 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .contest import Make, Recipe, Start, random_start
+from saelab.machine import keep_freed_memory
+
+from .contest import Make, Recipe, Runner, Start, random_start
 from .floors import PRODUCTS, Product
 from .own import Saelab
 from .peer_dictionary_learning import DictionaryLearning
@@ -75,6 +77,12 @@ def saelab(kind: str, precision: Literal["auto", "exact"] = "auto", **settings: 
 
 def saelens(architecture: str, *, fused: bool = False, **settings: Any) -> Make:
     return partial(SAELens, architecture=architecture, settings=settings, fused=fused)
+
+
+def memory_kept(recipe: Recipe, start: Start, *, make: Make) -> Runner:
+    """A peer in a process whose allocator is set as saelab sets its own."""
+    keep_freed_memory()
+    return make(recipe, start)
 
 
 def product(dtype: torch.dtype) -> Make:
@@ -139,7 +147,15 @@ CASES: tuple[Case, ...] = (
     Case(
         "topk, F 16,384, k 32",
         WIDE,
-        {**topk_entries(32), **FLOORS},
+        {
+            **topk_entries(32),
+            "sparsify, fused Adam, memory kept": partial(memory_kept, make=partial(Sparsify, fused=True)),
+            "SAELens, fused Adam, memory kept": partial(memory_kept, make=saelens("topk", fused=True, k=32)),
+            "dictionary_learning, fused Adam, memory kept": partial(
+                memory_kept, make=partial(DictionaryLearning, fused=True)
+            ),
+            **FLOORS,
+        },
         (
             Bar("sparsify", "saelab", 3.0, 4.0),
             Bar("sparsify, fused Adam", "saelab", 2.5, 3.3),

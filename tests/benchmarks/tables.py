@@ -12,7 +12,7 @@ _MIB = 2**20
 
 def render(document: Mapping[str, Any]) -> str:
     """Every part that `document` (the content of results.json) holds."""
-    parts = {"speed": _speed, "memory": _memory, "scaling": _scaling, "quality": _quality}
+    parts = {"speed": _speed, "memory": _memory, "scaling": _scaling, "screening": _screening, "quality": _quality}
     texts = [part(document[name]) for name, part in parts.items() if name in document]
     machines = dict.fromkeys(sentence(document[name]["machine"]) for name in parts if name in document)
     return "\n".join(["# saelab beside its peers", "", *machines, "", *texts])
@@ -24,11 +24,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1)
     return "\n".join(["| " + " | ".join(head) + " |", line, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
-def _verdicts(verdicts: Sequence[Mapping[str, Any]]) -> str:
+def _verdicts(verdicts: Sequence[Mapping[str, Any]], *, digits: int = 2) -> str:
     rows = [
         [
             verdict["what"],
-            f"{verdict['found']:.2f}",
+            f"{verdict['found']:.{digits}f}",
             verdict["bar"] + (f" (aim {verdict['aim']:g})" if verdict["aim"] is not None else ""),
             "met" if verdict["met"] else "**not met**",
         ]
@@ -89,6 +89,13 @@ def _scaling(part: Mapping[str, Any]) -> str:
         by_width.setdefault(row["n_latents"], {})[row["entry"]] = 1e3 * row["ms_median"] / row["batch_tokens"]
     rows = [[f"{width:,}", *(f"{of[name]:.1f}" for name in names)] for width, of in by_width.items()]
     return f"## Cost per token against F\n\nTopK, k 32: microseconds a token.\n\n{_table(['F', *names], rows, left=0)}"
+
+
+def _screening(part: Mapping[str, Any]) -> str:
+    return (
+        "## Screening\n\nEntries of the exact support that selection in few bits finds as well, on held-out "
+        f"activations; TopK, F 16,384, k 32, batches of 2,048.\n\n{_verdicts(part['bars'], digits=6)}"
+    )
 
 
 def _quality(part: Mapping[str, Any]) -> str:

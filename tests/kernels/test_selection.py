@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saelab import kernels
 from saelab.kernels import Above, Budget, PerBatch, PerLatent, PerToken, Selected, dispatch, products
+from saelab.kernels import budgets as budgets_module
 from saelab.kernels import selection as in_torch
 from saelab.kernels.jit import selection as compiled
 
@@ -47,7 +48,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every case comes in several tiles."""
     monkeypatch.setattr(products, "TILE_ENTRIES", 512)
     monkeypatch.setattr(products, "TILE_COLUMNS", 100)
-    monkeypatch.setattr(kernels.budgets, "TILE_ENTRIES", 512)
+    monkeypatch.setattr(budgets_module, "TILE_ENTRIES", 512)
 
 
 def world(n_tokens: int, n_latents: int, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
