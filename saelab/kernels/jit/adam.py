@@ -34,8 +34,9 @@ def _row_norms(rows, grad, unit, along, squares):
             for j in range(d):
                 dot += row[j] * slope[j]
                 length += row[j] * row[j]
+        left = total - dot * dot * (grad.dtype.type(2) - length)
         along[r] = dot
-        squares[r] = max(zero, total - dot * dot * (grad.dtype.type(2) - length))
+        squares[r] = zero if left < zero else left  # not `max`, which would hide a NaN
 
 
 @parallel
