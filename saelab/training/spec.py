@@ -32,7 +32,7 @@ class TrainSpec:
     scale: Annotated[bool, "scale inputs to a mean norm of sqrt(d) (folded in afterwards)"] = True
     precision: Annotated[
         Literal["auto", "exact", "screened"],
-        "screened: select in bfloat16 with a margin, re-score exactly; auto: where that is faster",
+        "screened: select in int8 or bfloat16 with a margin, re-score exactly; auto: where that is faster",
     ] = "auto"
     dead_after_tokens: Annotated[int, "a latent inactive for this many tokens counts as dead"] = 200_000
     mix_shards: Annotated[int, "shards of the store mixed in memory at a time"] = 4

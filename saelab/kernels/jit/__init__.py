@@ -7,6 +7,7 @@ Rows are independent of each other in every kernel, so results do not depend on 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numba
@@ -19,8 +20,17 @@ ROWS_PER_TASK = 64
 
 _MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore  (asking numba would start its threads)
 
-serial: Callable[..., Any] = numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-parallel: Callable[..., Any] = numba.njit(cache=True, fastmath=FAST, error_model="numpy", parallel=True)
+
+def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Kept beside the source or in the user's cache directory; where neither can be written, for this process."""
+    try:
+        return numba.njit(cache=True, fastmath=FAST, error_model="numpy", **options)(function)
+    except RuntimeError:
+        return numba.njit(fastmath=FAST, error_model="numpy", **options)(function)
+
+
+serial = _compiled
+parallel = partial(_compiled, parallel=True)
 
 
 def call(kernel: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Compiled kernels leave torch's threads as they are."""
+"""Compiled kernels leave their surroundings as they are."""
 
 from __future__ import annotations
 
@@ -13,3 +13,15 @@ def test_the_first_compiled_kernel_does_not_change_torchs_threads():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1"]
+
+
+def test_kernels_compile_where_nothing_can_be_written(monkeypatch):
+    from numba.core import caching
+
+    from saelab.kernels import jit
+
+    def nowhere(*args, **kwargs):
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(caching.FunctionCache, "__init__", nowhere)
+    assert jit.serial(lambda x: x + 1)(2) == 3
