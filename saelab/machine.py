@@ -73,12 +73,13 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the blocks it frees, up to 1 GiB each, for the next that it needs (glibc; else nothing).
+    """Let this process keep the blocks it frees, up to 128 MiB each, for the next that it needs (glibc; else nothing).
 
     Otherwise every large tensor is fresh memory from the system: where each step makes gradients of 38 MB, first
-    touches and returns took a tenth of it.
+    touches and returns took a tenth of it. Larger blocks stay with the system: kept, they would leave holes that
+    small ones move into, and the next step would need as much again.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, 2**30)
+        mallopt(_MMAP_THRESHOLD, 2**27)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
