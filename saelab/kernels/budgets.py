@@ -70,7 +70,7 @@ class PerToken(Budget):
     by: Callable[..., Tensor] = _identity
     beside: tuple[tuple[Tensor, Tensor], ...] = ()
 
-    MARGIN: ClassVar[float] = 1.375
+    MARGIN: ClassVar[float] = 1.625
     """Candidates over k in a screening."""
 
     def score(self, pre: Tensor, *beside: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class PerBatch(Budget):
 
     count: int
 
-    MARGIN: ClassVar[float] = 1.1
+    MARGIN: ClassVar[float] = 1.2
     """Candidates over the budget in a screening."""
 
     def candidates(self, pre: Tiles, beside: Sequence[Tiles], ops: ModuleType) -> tuple[Support, Tensor | None]:
