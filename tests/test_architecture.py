@@ -26,7 +26,7 @@ def test_import_saelab_is_light():
 
 def test_kernels_and_sae_need_only_torch_and_safetensors():
     heavy = {"transformers", "transformer_lens", "datasets", "pydantic", "streamlit", "wandb", "yaml", "rich", "typer"}
-    heavy |= {"triton"}  # comes with a CUDA torch alone
+    heavy |= {"triton", "numba"}  # the kernels do without either
     assert not loaded_by("import saelab.kernels, saelab.sae, saelab.objectives; saelab.SAE; saelab.SparseCode") & heavy
 
 

@@ -69,5 +69,6 @@ def _quality(axis: Any, part: Mapping[str, Any]) -> None:
     axis.set_yticks(list(places), [f"{row['pair']} | {row['peer']}" for row in rows], fontsize=8)
     axis.invert_yaxis()
     axis.set(xlabel="held-out FVU (lower is better)", title="What they learn from the same batches")
-    axis.legend()
+    axis.set_xlim(right=1.12 * max(max(row["fvu"], row["peer_fvu"]) for row in rows))  # room for the L0 of the longest
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
     axis.grid(alpha=0.3, axis="x")

@@ -62,9 +62,9 @@ def _pursue(correlation, gram, squares, absolute, least, picked, amounts, counts
                     break
                 amount = row[column]
                 picked[r, step], amounts[r, step] = column, amount
-                energy -= amount * amount
-                taken = step + 1
                 other = gram[column]
+                energy -= amount * amount * (2 - other[column])  # rows may be off norm 1
+                taken = step + 1
                 for j in range(n_latents):
                     row[j] -= amount * other[j]
             counts[r] = taken
@@ -73,7 +73,7 @@ def _pursue(correlation, gram, squares, absolute, least, picked, amounts, counts
 def pursue(
     correlation: Tensor, gram: Tensor, squares: Tensor, steps: int, *, absolute: bool, threshold: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The pursuit of tokens whose correlations `[tok, lat]` with unit rows are given (and are overwritten).
+    """The pursuit of tokens whose correlations `[tok, lat]` with the rows are given (and are overwritten).
 
     Args:
         gram: `[lat, lat]`, the rows' products with each other.

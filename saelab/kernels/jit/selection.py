@@ -78,6 +78,18 @@ def groups_for(n_columns, k):
     return n_groups
 
 
+@serial
+def _keep(value, column, values, columns, held, limit, k):
+    """Add an entry above the limit; where there is no room, cut back to the k largest and raise the limit first."""
+    if held == values.shape[0]:
+        largest_first(values, columns, held, k)
+        limit, held = least(values, k), k
+    if value > limit:
+        values[held], columns[held] = value, column
+        held += 1
+    return held, limit
+
+
 @parallel
 def _push(tile, products, left, right, bias, start, k, values, columns, count, floor):
     """Take a tile's entries above each row's floor; where a row overflows, keep its k largest and raise the floor.
@@ -87,7 +99,6 @@ def _push(tile, products, left, right, bias, start, k, values, columns, count, f
     """
     scaled = products.shape[0] > 0
     n, n_columns = products.shape if scaled else tile.shape
-    capacity = values.shape[1]
     n_groups = groups_for(n_columns, k)
     whole = n_columns // n_groups * n_groups
     for task in prange((n + ROWS_PER_TASK - 1) // ROWS_PER_TASK):
@@ -110,22 +121,10 @@ def _push(tile, products, left, right, bias, start, k, values, columns, count, f
                     for i in range(whole // n_groups):
                         column = i * n_groups + g
                         if row[column] > limit:
-                            if held == capacity:
-                                largest_first(kept, where, held, k)
-                                limit, held = least(kept, k), k
-                                if not row[column] > limit:
-                                    continue
-                            kept[held], where[held] = row[column], start + column
-                            held += 1
+                            held, limit = _keep(row[column], start + column, kept, where, held, limit, k)
             for column in range(whole, n_columns):
                 if row[column] > limit:
-                    if held == capacity:
-                        largest_first(kept, where, held, k)
-                        limit, held = least(kept, k), k
-                        if not row[column] > limit:
-                            continue
-                    kept[held], where[held] = row[column], start + column
-                    held += 1
+                    held, limit = _keep(row[column], start + column, kept, where, held, limit, k)
             count[r], floor[r] = held, limit
 
 
