@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +35,36 @@ class Batch:
     input: Tensor
     target: Tensor
     side: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Batches(Protocol):
+    """Endless training batches that can say where they are, and go on from there to the bit."""
+
+    def __next__(self) -> Batch: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able: what has been served."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after what `state` says was served. Raises SaelabError where it is of other batches."""
+        ...
+
+    def close(self) -> None:
+        """Let go of threads and buffers."""
+        ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a trainer asks of its batches; see `Loader`."""
+
+    hook: str
+    target_hook: str | None
+    loss_grad: bool
+    batch_tokens: int
+    mix_shards: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -119,6 +150,9 @@ class Loader:
         if state["seed"] != self.seed:
             raise SaelabError(f"this state is of seed {state['seed']}, the loader's is {self.seed}")
         self.served = state["served_tokens"]
+
+    def close(self) -> None:
+        self._key = self._block = None
 
     def __iter__(self) -> Iterator[Batch]:
         return self

@@ -1,7 +1,7 @@
 """Checkpoints: directories that are complete or absent, the newest few kept.
 
 `state.safetensors` holds every tensor (members' weights, optimiser moments, trackers, the RNG);
-`state.json` the step, the loader's position, what "auto" was resolved to, and the sha256 of the other.
+`state.json` the step, the batches' position, what "auto" was resolved to, and the sha256 of the other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from saelab.files import atomic_directory, read_json, read_tensors, sha256_file,
 
 TENSORS = "state.safetensors"
 STATE = "state.json"
-_STATE_KEYS = {"precision", "store", "loader", "seconds", "tokens"}
+_STATE_KEYS = {"precision", "failed", "store", "batches", "clock"}
 _FIX = "delete this checkpoint to go on from an older one, or start over with --fresh"
 
 
@@ -30,7 +30,7 @@ class Checkpoint:
 
     Attributes:
         step: steps done.
-        tensors: by name, members' prefixed by their position.
+        tensors: by name, members' prefixed by their own.
         state: JSON-able rest.
     """
 

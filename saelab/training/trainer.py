@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from saelab.activations.loader import Batch, Loader, stored
+from saelab.activations.loader import Batch, Batches, Loader, stored
 from saelab.activations.store import Store
 from saelab.errors import RunFailedError, SaelabError
 from saelab.metrics import Reconstruction
@@ -48,22 +48,37 @@ class Progress:
 
 @dataclass
 class Clock:
-    """Seconds spent stepping, over all sittings; measuring and saving do not count."""
+    """Seconds spent over all sittings, getting batches and stepping each member; measuring and saving do not count.
 
-    seconds: float = 0.0
+    Attributes:
+        tokens: served so far.
+        batches: seconds spent waiting for batches.
+        steps: by member, seconds spent in its steps.
+    """
+
     tokens: int = 0
-    _since: float = field(default_factory=time.perf_counter)
+    batches: float = 0.0
+    steps: dict[str, float] = field(default_factory=dict)
 
-    def start(self) -> None:
-        self._since = time.perf_counter()
-
-    def stop(self, n_tokens: int) -> None:
-        self.seconds += time.perf_counter() - self._since
-        self.tokens += n_tokens
+    @property
+    def seconds(self) -> float:
+        return self.batches + sum(self.steps.values())
 
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
+
+    def alone(self, name: str) -> float:
+        """Tokens per second of a member, had it been the only one on these batches."""
+        seconds = self.batches + self.steps.get(name, 0.0)
+        return self.tokens / seconds if seconds else 0.0
+
+
+class Stop(Protocol):
+    """Says whether training is to write a checkpoint and leave."""
+
+    @property
+    def requested(self) -> bool: ...
 
 
 class Trainer:
@@ -72,13 +87,21 @@ class Trainer:
     What defines the stream and its rhythm (`STREAM_SETTINGS`) is shared; members differ in everything
     else. Metrics of member i go to `sinks[i]`.
 
+    A member whose loss or weights are no longer finite stops alone: the others go on without it, to the same
+    bits as if it had never been there.
+
     Args:
         members: the SAEs; they share `steps` and `batch_tokens`.
-        store: where activations come from.
+        store: held-out activations, statistics, calibration; batches too, unless `batches` are given.
         hook: the input; target_hook: what is reconstructed (None: the input).
         directory: holds `checkpoints/`.
+        batches: where training batches come from (None: a `Loader` over the store).
         sinks: per member.
-        report: called now and then with the first member's progress.
+        report: called now and then with the first active member's progress.
+        stop: looked at after each step.
+
+    Attributes:
+        failed: why a member has stopped, by name.
     """
 
     def __init__(
@@ -89,20 +112,26 @@ class Trainer:
         *,
         directory: Path,
         target_hook: str | None = None,
+        batches: Batches | None = None,
         sinks: Sequence[Sequence[Sink]] = (),
         report: Callable[[Progress], None] = lambda _: None,
+        stop: Stop | None = None,
     ):
         spec = members[0].spec
         for key in STREAM_SETTINGS:
             if any(getattr(m.spec, key) != getattr(spec, key) for m in members):
                 raise SaelabError(f"SAEs on one stream share train.{key}", where="train")
-        self.members, self.spec, self.store, self.report = members, spec, store, report
+        if len({member.name for member in members}) < len(members):
+            raise SaelabError("SAEs on one stream have names of their own", where="train")
+        self.members, self.spec, self.store = members, spec, store
+        self.report, self.stop = report, stop
         self.hook, self.target_hook = hook, target_hook
         self.directory = directory / "checkpoints"
         self.sinks = sinks or [[] for _ in members]
         self.device = members[0].sae.W_dec.device
+        self.failed: dict[str, str] = {}
         self.loss_grad = any("loss_grad" in member.sae.coder.requires for member in members)
-        self.loader = Loader(
+        self.batches = batches or Loader(
             store,
             hook,
             target_hook=target_hook,
@@ -130,6 +159,11 @@ class Trainer:
         mean = self.store.mean(self.target_hook or self.hook).to(self.device)
         member.sae.b_dec.copy_(self.target_scaling.apply(mean[None])[0])
 
+    @property
+    def active(self) -> list[Member]:
+        """The members that are still training."""
+        return [member for member in self.members if member.name not in self.failed]
+
     # -- running --------------------------------------------------------------------------------------
 
     def resume(self) -> bool:
@@ -141,48 +175,72 @@ class Trainer:
         found = checkpoint.load_newest(self.directory)
         if found is None:
             return False
-        if found.state["store"] != self.store.manifest["content_sha256"]:
+        state = found.state
+        if state["store"] != self.store.manifest["content_sha256"]:
             raise SaelabError(
                 "this run was begun on other activations: text, model or capture settings have changed",
                 where=str(self.directory),
                 fix="bring them back, or start over with --fresh",
             )
+        self.failed = dict(state["failed"])
         try:
-            for member, precision in zip(self.members, found.state["precision"], strict=True):
-                member.sae.coder.set_precision(precision)
-            for number, member in enumerate(self.members):
-                prefix = f"{number}."
+            for member in self.active:
+                member.sae.coder.set_precision(state["precision"][member.name])
+                prefix = f"{member.name}/"
                 own = {k.removeprefix(prefix): v for k, v in found.tensors.items() if k.startswith(prefix)}
                 member.load_tensors(own)
         except (KeyError, ValueError) as error:
             raise SaelabError(f"this checkpoint does not fit: {error}", where=str(self.directory)) from error
         self.step = found.step
-        self.loader.load_state_dict(found.state["loader"])
-        self.clock = Clock(found.state["seconds"], found.state["tokens"])
+        self.batches.load_state_dict(state["batches"])
+        self.clock = Clock(**state["clock"])
         return True
 
     def run(self) -> None:
-        """Train to the end (or on from where `resume` left it).
+        """Train to the end (or on from where `resume` left it), or until `stop` is requested: then a checkpoint
+        is written and `step` says how far it is.
 
         Raises:
-            RunFailedError: a loss is no longer finite; the last good checkpoint is kept.
+            RunFailedError: no member's loss is finite any more; the last good checkpoint is kept.
         """
         spec = self.spec
         while self.step < spec.steps:
-            self.clock.start()
-            batch = self._batch()
-            metrics = [member.step(batch, self.step) for member in self.members]
-            self.step += 1
+            metrics = self._step()
             last = self.step == spec.steps
-            self.clock.stop(batch.input.shape[0])
             heldout = last or self.step % spec.heldout_every_steps == 0
             if heldout or self.step % spec.log_every_steps == 0:
                 self._log(metrics, heldout=heldout)
-            if last or self.step % spec.checkpoint_every_steps == 0:
+            stopping = self.stop is not None and self.stop.requested
+            if last or stopping or self.step % spec.checkpoint_every_steps == 0:
                 self.save()
+            if stopping:
+                return
+
+    def _step(self) -> dict[str, dict[str, Tensor]]:
+        """One batch through every active member; their metrics by name."""
+        metrics: dict[str, dict[str, Tensor]] = {}
+        begun = time.perf_counter()
+        batch = self._batch()
+        self._wait()
+        now = time.perf_counter()
+        self.clock.batches += now - begun
+        for member in self.active:
+            begun = now
+            metrics[member.name] = member.step(batch, self.step)
+            self._wait()
+            now = time.perf_counter()
+            self.clock.steps[member.name] = self.clock.steps.get(member.name, 0.0) + now - begun
+        self.clock.tokens += batch.input.shape[0]
+        self.step += 1
+        return metrics
+
+    def _wait(self) -> None:
+        """Where several members share a GPU, each one's time needs the device to be done with it."""
+        if self.device.type == "cuda" and len(self.members) > 1:
+            torch.cuda.synchronize(self.device)
 
     def _batch(self) -> Batch:
-        raw = next(self.loader)
+        raw = next(self.batches)
         x = self.scaling.apply(raw.input.to(self.device, non_blocking=True))
         side = self._side(raw, slice(None))
         if raw.target is raw.input:
@@ -197,28 +255,36 @@ class Trainer:
         }
 
     def _check_finite(self) -> None:
-        for member in self.members:
+        """Stop the members whose losses or weights are no longer finite."""
+        for member in self.active:
             if not member.check():
-                kept = checkpoint.existing(self.directory)
-                raise RunFailedError(
-                    f"the loss of '{member.name}' is no longer finite at step {self.step}; "
-                    + (f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"),
-                    fix="lower train.lr, raise train.warmup_steps, or look at the activations' norms",
-                )
+                self.failed[member.name] = f"its loss or weights are no longer finite at step {self.step}"
+        if not self.active:
+            names = ", ".join(f"'{name}'" for name in self.failed)
+            kept = checkpoint.existing(self.directory)
+            raise RunFailedError(
+                f"the loss of {names} is no longer finite at step {self.step}; "
+                + (f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"),
+                fix="lower train.lr, raise train.warmup_steps, or look at the activations' norms",
+            )
 
-    def _log(self, metrics: Sequence[dict[str, Tensor]], *, heldout: bool) -> None:
-        common = {
-            "tokens": float(self.step * self.spec.batch_tokens),
-            "lr": learning_rate(self.spec, self.step - 1),
-            "tokens_per_second": self.clock.tokens_per_second,
-        }
-        lines = [common | {name: float(value) for name, value in line.items()} for line in metrics]
+    def _log(self, metrics: dict[str, dict[str, Tensor]], *, heldout: bool) -> None:
         self._check_finite()
-        for member, line, sinks in zip(self.members, lines, self.sinks, strict=True):
+        lines: list[dict[str, float]] = []
+        for member, sinks in zip(self.members, self.sinks, strict=True):
+            if member.name in self.failed:
+                continue
+            line = {
+                "tokens": float(self.step * self.spec.batch_tokens),
+                "lr": learning_rate(member.spec, self.step - 1),
+                "tokens_per_second": self.clock.alone(member.name),
+            }
+            line |= {name: float(value) for name, value in metrics[member.name].items()}
             if heldout:
                 line |= {f"heldout/{name}": value for name, value in self.heldout(member).items()}
             for sink in sinks:
                 sink.log(self.step, line)
+            lines.append(line)
         self.report(Progress(self.step, self.spec.steps, self.clock.tokens_per_second, lines[0]))
 
     def heldout(self, member: Member) -> dict[str, float]:
@@ -273,14 +339,14 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint; never of weights that are no longer finite."""
         self._check_finite()
-        tensors = {f"{i}.{name}": value for i, m in enumerate(self.members) for name, value in m.tensors().items()}
+        tensors = {f"{m.name}/{name}": value for m in self.active for name, value in m.tensors().items()}
         checkpoint.save(self.directory, Checkpoint(self.step, tensors, self._state()), keep=self.spec.keep_checkpoints)
 
     def _state(self) -> dict[str, Any]:
         return {
-            "precision": [m.sae.coder.precision for m in self.members],
+            "precision": {m.name: m.sae.coder.precision for m in self.active},
+            "failed": self.failed,
             "store": self.store.manifest["content_sha256"],
-            "loader": self.loader.state_dict(),
-            "seconds": self.clock.seconds,
-            "tokens": self.clock.tokens,
+            "batches": self.batches.state_dict(),
+            "clock": asdict(self.clock),
         }

@@ -141,7 +141,7 @@ def test_damaged_checkpoints_are_refused(store, tmp_path):
     ):
         Trainer([member(spec(), n_latents=64)], store, HOOK, directory=tmp_path).resume()
     state = json.loads((newest / "state.json").read_text())
-    del state["state"]["loader"]
+    del state["state"]["batches"]
     (newest / "state.json").write_text(json.dumps(state))
     with pytest.raises(SaelabError, match=r"state\.json is not complete"):
         Trainer([member(spec())], store, HOOK, directory=tmp_path).resume()
@@ -175,6 +175,78 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert kept is not None
     assert kept.step == 30
     assert all(torch.isfinite(value).all() for value in kept.tensors.values())
+
+
+def diverging(at: int) -> Member:
+    m = member(spec(), "abs_topk")
+    real = m.step
+
+    def step(batch: Batch, number: int):
+        if number == at:
+            with torch.no_grad():
+                m.sae.W_dec[0, 0] = float("nan")
+        return real(batch, number)
+
+    m.step = step
+    return m
+
+
+def test_a_member_that_diverges_stops_alone(store, tmp_path):
+    alone = member(spec())
+    Trainer([alone], store, HOOK, directory=tmp_path / "alone").run()
+    sinks = [open_sinks(WandbSpec(), tmp_path / name, name=name, config={}) for name in ("good", "bad")]
+    good = member(spec())
+    trainer = Trainer([good, diverging(42)], store, HOOK, directory=tmp_path / "both", sinks=sinks)
+    trainer.run()
+    for (sink,) in sinks:
+        sink.close()
+    assert trainer.failed == {"abs_topk": "its loss or weights are no longer finite at step 50"}
+    assert_same_bits(state(alone), state(good))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "bad" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [10, 20, 30, 40]
+    again = Trainer([member(spec()), member(spec(), "abs_topk")], store, HOOK, directory=tmp_path / "both")
+    assert again.resume()
+    assert again.failed == trainer.failed
+    assert [m.name for m in again.active] == ["topk"]
+
+
+class StopAt:
+    """Requests a stop once the trainer has done some steps."""
+
+    def __init__(self, step: int):
+        self.left = step
+
+    @property
+    def requested(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.mark.parametrize("step", [1, 29, 30, 47])
+def test_a_stop_writes_a_checkpoint_from_which_the_same_bits_follow(store, tmp_path, step):
+    straight = member(spec())
+    Trainer([straight], store, HOOK, directory=tmp_path / "straight").run()
+    first = Trainer([member(spec())], store, HOOK, directory=tmp_path / "cut", stop=StopAt(step))
+    first.run()
+    assert first.step == step
+    m = member(spec())
+    second = Trainer([m], store, HOOK, directory=tmp_path / "cut")
+    assert second.resume()
+    assert second.step == step
+    second.run()
+    assert_same_bits(state(straight), state(m))
+
+
+def test_each_members_time_is_its_own(store, tmp_path):
+    trainer = Trainer([member(spec()), member(spec(), "relu")], store, HOOK, directory=tmp_path)
+    trainer.run()
+    clock = trainer.clock
+    assert clock.steps.keys() == {"topk", "relu"}
+    assert clock.seconds == pytest.approx(clock.batches + clock.steps["topk"] + clock.steps["relu"])
+    assert clock.alone("topk") == pytest.approx(clock.tokens / (clock.batches + clock.steps["topk"]))
+    again = Trainer([member(spec()), member(spec(), "relu")], store, HOOK, directory=tmp_path)
+    again.resume()
+    assert again.clock == clock
 
 
 def test_a_transcoder_learns_its_target(store, tmp_path):
