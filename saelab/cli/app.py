@@ -81,48 +81,54 @@ def _print_json(document: Any) -> None:
     print(json.dumps(document, indent=2))  # noqa: T201
 
 
+def _group(config: Path, override: list[str] | None, reporter: Any) -> Any:
+    """What a config describes: one run, or all of a sweep."""
+    from saelab.cli.expand import group_directory, swept
+    from saelab.cli.group import Group
+    from saelab.cli.schema import RunConfig
+    from saelab.cli.shipped import find
+    from saelab.config import load_config
+
+    loaded = load_config(RunConfig, find(config), override or [])
+    if loaded.compare is not None:
+        raise SaelabError("this config compares several SAEs", where=str(config), fix=f"saelab compare {config}")
+    return Group(swept(loaded), group_directory(loaded), reporter)
+
+
 @app.command()
 def run(config: Config, override: Override = None, fresh: Fresh = False, as_json: Json = False) -> None:
     """Cache, train and evaluate: everything a config describes. The same command again goes on."""
     from saelab.cli.results import explain
-    from saelab.cli.schema import RunConfig
-    from saelab.cli.shipped import find
-    from saelab.cli.stages import Run
-    from saelab.config import load_config
 
-    work = Run(load_config(RunConfig, find(config), override or []), _reporter(as_json))
-    store = work.prepare(fresh=fresh)
-    with work.directory.claimed():
-        work.begin(fresh=fresh)
-        work.train(store)
-        document = work.evaluate(store)
-    _print_json(document) if as_json else explain(work, document)
+    group = _group(config, override, _reporter(as_json))
+    store = group.prepare(fresh=fresh)
+    with group.claimed():
+        group.begin(fresh=fresh)
+        group.train(store)
+        documents = group.evaluate(store)
+    alone = len(group.runs) == 1
+    if as_json:
+        _print_json(next(iter(documents.values())) if alone and documents else documents)
+    elif alone:
+        explain(group.runs[0], documents[group.runs[0].config.name])
+    group.check_failures()
 
 
 @app.command()
 def cache(config: Config, override: Override = None) -> None:
     """Run the language model over the text and keep its activations."""
-    from saelab.cli.schema import RunConfig
-    from saelab.cli.shipped import find
-    from saelab.cli.stages import Run
-    from saelab.config import load_config
-
-    Run(load_config(RunConfig, find(config), override or []), _reporter(False)).cache()
+    _group(config, override, _reporter(False)).runs[0].cache()
 
 
 @app.command()
 def train(config: Config, override: Override = None, fresh: Fresh = False) -> None:
-    """Train an SAE on cached activations (caching them first where needed)."""
-    from saelab.cli.schema import RunConfig
-    from saelab.cli.shipped import find
-    from saelab.cli.stages import Run
-    from saelab.config import load_config
-
-    work = Run(load_config(RunConfig, find(config), override or []), _reporter(False))
-    store = work.prepare(fresh=fresh)
-    with work.directory.claimed():
-        work.begin(fresh=fresh)
-        work.train(store)
+    """Train the SAE, or all of a sweep, on cached activations (caching them first where needed)."""
+    group = _group(config, override, _reporter(False))
+    store = group.prepare(fresh=fresh)
+    with group.claimed():
+        group.begin(fresh=fresh)
+        group.train(store)
+    group.check_failures()
 
 
 @app.command(name="eval")

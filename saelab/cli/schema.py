@@ -37,6 +37,76 @@ def _blueprint(choice: Choice) -> Blueprint:
         return variants.build(choice.kind, _PROBE_WIDTH, choice.settings)
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def _check_name(key: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise SettingError(key, f"a name has up to 100 letters, digits, '.', '_' and '-', found '{name}'")
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """Settings that vary among SAEs trained in lock-step on one stream."""
+
+    grid: Annotated[dict[str, list[Any]], "key -> values, such as sae.k: [16, 32]; every combination is trained"] = (
+        field(default_factory=dict)
+    )
+    zip: Annotated[dict[str, list[Any]], "keys whose values go together: the first of each, the second, ..."] = field(
+        default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        if not self.grid and not self.zip:
+            raise SettingError("", "nothing varies", fix="grid: {sae.k: [16, 32, 64]}")
+        for part, values in (("grid", self.grid), ("zip", self.zip)):
+            for key, column in values.items():
+                if not column:
+                    raise SettingError(f"{part}.{key}", "has no values")
+        if len({len(column) for column in self.zip.values()}) > 1:
+            lengths = ", ".join(f"{key}: {len(column)}" for key, column in self.zip.items())
+            raise SettingError("zip", f"all keys have as many values, found {lengths}")
+        if both := sorted(self.grid.keys() & self.zip.keys()):
+            raise SettingError("zip", f"{', '.join(both)} is in grid, too")
+
+
+@dataclass(frozen=True)
+class ComparedSpec:
+    """One SAE of a comparison."""
+
+    sae: Annotated[Choice, OneOf(VARIANTS, hidden=("d_model",), check=check_variant), "the variant and its settings"]
+    train: Annotated[dict[str, Any], "where its training differs from the others'"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CompareSpec:
+    """SAEs to be trained on one stream and measured beside the reference, which is the config's own `sae`."""
+
+    members: Annotated[dict[str, ComparedSpec], "name -> variant"]
+    curve: Annotated[dict[str, list[Any]], "the reference at several sparsities, such as k: [16, 32, 64]"] = field(
+        default_factory=dict
+    )
+    companions: Annotated[
+        tuple[str, ...], "members away from the curve: the reference is trained at the L0 each came out with"
+    ] = ()
+    seeds: Annotated[tuple[int, ...], "everything is trained once for each"] = (0,)
+
+    def __post_init__(self) -> None:
+        for name in self.members:
+            _check_name(f"members.{name}", name)
+        if len(self.curve) > 1:
+            raise SettingError("curve", f"one setting varies along it, found {', '.join(self.curve)}")
+        if not self.members and not self.curve:
+            raise SettingError("members", "there is nothing to compare")
+        for name in self.companions:
+            if name not in self.members:
+                raise SettingError(
+                    "companions", f"'{name}' is not among the members", fix=did_you_mean(name, self.members)
+                )
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise SettingError("seeds", f"one or more, each once, found {list(self.seeds)}")
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One run: text, model, activations, SAE, training, evaluation."""
@@ -54,10 +124,11 @@ class RunConfig:
         default_factory=lambda: {"reconstruction": {}, "density": {}, "downstream": {}}
     )
     runs_dir: Annotated[str, "where runs are kept"] = "runs"
+    sweep: Annotated[SweepSpec | None, "train many SAEs on one stream"] = None
+    compare: Annotated[CompareSpec | None, "what `saelab compare` trains and sets beside each other"] = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
-            raise SettingError("name", f"a name has up to 100 letters, digits, '.', '_' and '-', found '{self.name}'")
+        _check_name("name", self.name)
         if self.hook is not None and self.hook not in self.activations.hooks:
             raise SettingError(
                 "hook",

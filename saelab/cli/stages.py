@@ -1,4 +1,7 @@
-"""The stages of a run: cache, train, evaluate. Each builds its objects from the config, and reports."""
+"""One run: its config, its place, and what it does alone: build its SAE, write the finished one, measure it.
+
+Training is `saelab.cli.group`'s, since several runs may share a stream.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 import torch
 
 from saelab import machine
-from saelab.activations import Store, capture
+from saelab.activations import CaptureSpec, Store, capture
 from saelab.activations.capture import Progress as CaptureProgress
 from saelab.cli import provenance
 from saelab.cli.console import Reporter
@@ -22,39 +25,64 @@ from saelab.errors import SaelabError
 from saelab.evals import Subject, evaluate
 from saelab.files import sha256_json, write_json
 from saelab.lm import model as language_model
-from saelab.lm.model import LanguageModel
+from saelab.lm.model import LanguageModel, ModelSpec
+from saelab.lm.windows import SPLITS
 from saelab.sae import SAE, build
-from saelab.training import Member, Progress, Trainer, precision
+from saelab.training import Member, Trainer, checkpoint, precision
 from saelab.training.member import OUTLIER_NORM
 from saelab.training.run_directory import RunDirectory
-from saelab.training.sinks import JsonLines, open_sinks
+
+
+class Loaded:
+    """The language model of one or several runs, loaded once it is needed."""
+
+    def __init__(self, spec: ModelSpec, reporter: Reporter):
+        self.spec, self.reporter = spec, reporter
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        started = time.perf_counter()
+        lm = language_model.load(self.spec)
+        self.reporter.say(
+            f"model      {self.spec.name}: {lm.n_layers} layers, {lm.identity['dtype']} on {lm.device} "
+            f"({time.perf_counter() - started:.0f} s)"
+        )
+        return lm
 
 
 @dataclass
 class Run:
-    """One run on its way: its config, its place, and the language model once it is needed."""
+    """One run on its way.
+
+    Attributes:
+        loaded: the language model, shared with other runs.
+        place: what holds its checkpoints: its own directory, or its group's.
+    """
 
     config: RunConfig
     reporter: Reporter
+    loaded: Loaded
+    place: Path
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def directory(self) -> RunDirectory:
         return RunDirectory(Path(self.config.runs_dir) / self.config.name)
 
-    @cached_property
+    @property
     def model(self) -> LanguageModel:
-        started = time.perf_counter()
-        lm = language_model.load(self.config.model)
-        self.reporter.say(
-            f"model      {self.config.model.name}: {lm.n_layers} layers, {lm.identity['dtype']} on {lm.device} "
-            f"({time.perf_counter() - started:.0f} s)"
-        )
-        return lm
+        return self.loaded.model
+
+    @property
+    def _begun(self) -> bool:
+        """Whether there is anything that another config would spoil."""
+        if self.place == self.directory.path:
+            return self.directory.begun
+        return self.directory.finished or (self.directory.config.exists() and bool(checkpoint.existing(self.place)))
 
     def check_same_config(self) -> None:
         """Raise where the directory holds a run of another config (settings of `eval` may differ)."""
-        if not self.directory.begun:
+        if not self._begun:
             return
         if not self.directory.config.exists():
             raise SaelabError(
@@ -76,15 +104,6 @@ class Run:
         config = self.directory.config
         if not config.exists() or load_config(RunConfig, config) != self.config:
             self.directory.write_config(to_yaml(self.config))
-        self.reporter.log_to(self.directory.log)
-
-    # -- stages -----------------------------------------------------------------------------------
-
-    def prepare(self, *, fresh: bool) -> Store:
-        """Everything that can fail before the run's directory is touched; then the activations."""
-        if not fresh:
-            self.check_same_config()
-        return self.cache()
 
     def cache(self) -> Store:
         """Activations on disk: made, gone on with, or found."""
@@ -92,9 +111,9 @@ class Run:
         for hook in config.activations.hooks:
             self.model.hook(hook)
         started = time.perf_counter()
-        total = config.activations.tokens + config.activations.heldout_tokens
+        spec = config.activations
         first: list[CaptureProgress] = []
-        with self.reporter.stage("cache", total) as stage:
+        with self.reporter.stage("cache", spec.tokens + spec.heldout_tokens) as stage:
 
             def report(progress: CaptureProgress) -> None:
                 first.append(progress) if not first else None
@@ -102,54 +121,49 @@ class Run:
                 rate = gained / max(time.perf_counter() - started, 1e-9)
                 stage.update(progress.done_tokens, f"{rate:,.0f} tokens/s")
 
-            store = capture(self.model, config.data, config.windows, config.mask, config.activations, report=report)
+            store = capture(self.model, config.data, config.windows, config.mask, spec, report=report)
         self.seconds["cache"] = time.perf_counter() - started
-        splits = {split: store.n_tokens(split) for split in ("train", "heldout")}
+        self._tell_of(store, spec)
+        return store
+
+    def _tell_of(self, store: Store, spec: CaptureSpec) -> None:
+        splits = {split: store.n_tokens(split) for split in SPLITS}
         self.reporter.say(
             f"cache      {splits['train']:,} training and {splits['heldout']:,} held-out tokens at "
             f"{', '.join(store.hooks)} in {self.seconds['cache']:.0f} s -> {store.directory}"
         )
-        if config.mask.max_norm_ratio is not None:
+        if self.config.mask.max_norm_ratio is not None:
             hits = sum(counts["norm"] for counts in store.manifest["masked_tokens"].values())
             self.reporter.say(f"mask       the norm filter left out {hits:,} tokens")
-        if splits["train"] < config.activations.tokens:
-            self.reporter.say(
-                f"note       the text held fewer tokens than activations.tokens = {config.activations.tokens:,}"
-            )
-        return store
+        if splits["train"] < spec.tokens:
+            self.reporter.say(f"note       the text held fewer tokens than activations.tokens = {spec.tokens:,}")
 
-    def train(self, store: Store) -> None:
-        """Train to the end, from the newest checkpoint where there is one, and write `sae/`."""
-        if self.directory.finished:
-            self.reporter.say(f"train      already done -> {self.directory.sae}")
-            return
-        config, spec = self.config, self.config.train
-        started = time.perf_counter()
-        member = self._member(store)
-        trainer = Trainer([member], store, config.sae_hook, directory=self.directory.path)
-        resumed = trainer.resume()
-        JsonLines.cut_back(self.directory.metrics, trainer.step)
-        if resumed:
-            self.reporter.say(f"train      going on from step {trainer.step}")
-        sinks = open_sinks(spec.wandb, self.directory.path, name=config.name, config=as_dict(config))
-        trainer.sinks = [sinks]
+    def member(self, store: Store) -> Member:
+        """This run's SAE, to be trained."""
+        config = self.config
+        device = self.model.device
+        torch.manual_seed(config.train.seed)
         try:
-            with self.reporter.stage("train", spec.steps) as stage:
-                trainer.report = lambda progress: stage.update(progress.step, _training_note(progress))
-                trainer.run()
-        finally:
-            for sink in sinks:
-                sink.close()
+            blueprint = build(config.sae.kind, store.width(config.sae_hook), config.sae.settings)
+            resolved = precision.resolve(config.train.precision, device)  # a resumed run keeps what it began with
+            return Member(config.name, blueprint, config.train, precision=resolved, device=device)
+        except (MemoryError, RuntimeError) as error:  # torch says both when there is no room
+            reason = str(error).strip().splitlines()[0]
+            raise SaelabError(
+                f"this SAE does not fit on {device}: {reason}", where="sae", fix="lower n_latents"
+            ) from error
+
+    def finish(self, trainer: Trainer, member: Member, store: Store) -> None:
+        """Write the trained SAE in its inference form, and how training went."""
         sae = trainer.deploy(member)
         heldout = {"training": trainer.heldout(member), "inference": trainer.heldout_deployed(sae)}
         sae = sae.cpu()
         sae.identity.provenance = self._provenance(store)
-        self.seconds["train"] = time.perf_counter() - started
         self._write_summary(trainer, member, sae, heldout)
         sae.save(self.directory.sae)  # last: it says that training is done
         self.reporter.say(
-            f"train      {spec.steps:,} steps, {trainer.clock.tokens:,} tokens at "
-            f"{trainer.clock.tokens_per_second:,.0f} tokens/s -> {self.directory.sae}"
+            f"train      {self.config.name}: {trainer.step:,} steps, {trainer.clock.tokens:,} tokens at "
+            f"{trainer.clock.alone(member.name):,.0f} tokens/s -> {self.directory.sae}"
         )
         forms = [f"{name} form: FVU {found['fvu']:.4f}, L0 {found['l0']:.1f}" for name, found in heldout.items()]
         self.reporter.say(f"held out   {'; '.join(forms)}")
@@ -181,22 +195,6 @@ class Run:
         )
         return document
 
-    # -- parts --------------------------------------------------------------------------------------
-
-    def _member(self, store: Store) -> Member:
-        config = self.config
-        device = self.model.device
-        torch.manual_seed(config.train.seed)
-        try:
-            blueprint = build(config.sae.kind, store.width(config.sae_hook), config.sae.settings)
-            resolved = precision.resolve(config.train.precision, device)  # a resumed run keeps what it began with
-            return Member(config.name, blueprint, config.train, precision=resolved, device=device)
-        except (MemoryError, RuntimeError) as error:  # torch says both when there is no room
-            reason = str(error).strip().splitlines()[0]
-            raise SaelabError(
-                f"this SAE does not fit on {device}: {reason}", where="sae", fix="lower n_latents"
-            ) from error
-
     def _provenance(self, store: Store) -> dict[str, Any]:
         return {
             "model": self.model.identity,
@@ -211,6 +209,7 @@ class Run:
         }
 
     def _write_summary(self, trainer: Trainer, member: Member, sae: SAE, heldout: dict[str, dict[str, float]]) -> None:
+        clock = trainer.clock
         write_json(
             self.directory.summary,
             {
@@ -218,9 +217,10 @@ class Run:
                 "config_sha256": sha256_json(what_trains(self.config)),
                 "sae_sha256": sae.sha256(),
                 "steps": trainer.step,
-                "tokens": trainer.clock.tokens,
-                "training_seconds": round(trainer.clock.seconds, 2),
-                "tokens_per_second": round(trainer.clock.tokens_per_second, 1),
+                "tokens": clock.tokens,
+                "training_seconds": round(clock.batches + clock.steps[member.name], 2),
+                "tokens_per_second": round(clock.alone(member.name), 1),
+                "on_one_stream_with": [other.name for other in trainer.members if other is not member],
                 "precision": member.sae.coder.precision,
                 "heldout": heldout,
                 "outlier_share": member.outlier_share,
@@ -249,31 +249,22 @@ def open_run(directory: Path, overrides: list[str], reporter: Reporter) -> Run:
         raise SaelabError(
             f"the run in this directory is called '{config.name}'", where=str(directory), fix="rename it back"
         )
-    return Run(config, reporter)
+    return Run(config, reporter, Loaded(config.model, reporter), directory.resolve())
 
 
 def what_trains(config: RunConfig) -> dict[str, Any]:
     """The part of a config that decides the weights: not where things go, what is logged or measured."""
-    document = {key: value for key, value in as_dict(config).items() if key not in ("eval", "runs_dir")}
+    document = {key: value for key, value in as_dict(config).items() if key not in _ELSEWHERE}
     kept = {key: value for key, value in document["train"].items() if key not in _RHYTHM}
     return document | {"train": kept}
 
 
 _NOTABLE_SHARE = 0.01
 """From here on a run says what outliers took."""
+_ELSEWHERE = frozenset({"eval", "runs_dir", "sweep", "compare"})
 _RHYTHM = frozenset(
     {"log_every_steps", "heldout_every_steps", "heldout_tokens", "checkpoint_every_steps", "keep_checkpoints", "wandb"}
 )
-
-
-def _training_note(progress: Progress) -> str:
-    metrics = progress.metrics
-    shown = [f"{progress.tokens_per_second:,.0f} tokens/s"]
-    shown += [f"{name.split('/')[1]} {value:.4g}" for name, value in metrics.items() if name.startswith("losses/")]
-    shown += [f"L0 {metrics['metrics/l0']:.1f}", f"dead {metrics['metrics/dead_latents']:.0f}"]
-    if "heldout/fvu" in metrics:
-        shown.append(f"held-out FVU {metrics['heldout/fvu']:.4f}")
-    return "  ".join(shown)
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -217,6 +217,8 @@ def _with_readers(note: Any) -> Any:
         return Annotated[args[0] if marked else _with_readers(args[0]), *extras]
     if origin is None or origin is Literal or not args:
         return note
+    if len(args) == 2 and args[1] is NoneType and is_dataclass(args[0]) and isinstance(args[0], type):
+        return Annotated[Any | None, Section(args[0])]
     args = tuple(_with_readers(arg) for arg in args)
     return Union[args] if origin is UnionType else origin[args]  # noqa: UP007
 

@@ -6,7 +6,7 @@ or `Choice` and tables marked with the registry that they pick from (`OneOf`, `T
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -57,6 +57,18 @@ def parse_config(root_type: type[T], text: str, name: str = "<text>", overrides:
     except ValidationError as error:
         issues = issues_of(error) | issues
     raise source.error(issues)
+
+
+def build_config(root_type: type[T], data: Mapping[str, Any], name: str) -> T:
+    """A config from plain data, as `as_dict` gives it; errors call it `name`.
+
+    Raises:
+        SaelabError: any number of bad keys, one `name: key: ...` each.
+    """
+    try:
+        return Section(root_type).read(dict(data))
+    except ValidationError as error:
+        raise _Source(name, dict(data), {}, {}).error(issues_of(error)) from None
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -73,6 +73,19 @@ def existing(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob("step-" + "[0-9]" * 8) if path.is_dir())
 
 
+def members(directory: Path) -> set[str]:
+    """Names of the SAEs that the newest checkpoint holds, or held until they failed; none where there is none.
+
+    Raises:
+        SaelabError: it is damaged.
+    """
+    found = existing(directory)
+    if not found:
+        return set()
+    state = _document(found[-1])["state"]
+    return {*state["precision"], *state["failed"]}
+
+
 def load_newest(directory: Path) -> Checkpoint | None:
     """The newest checkpoint, or None; sets the RNG to where it was.
 
@@ -83,17 +96,27 @@ def load_newest(directory: Path) -> Checkpoint | None:
     if not found:
         return None
     path = found[-1]
+    document = _document(path)
     try:
-        document = read_json(path / STATE)
         tensors = read_tensors(path / TENSORS)
     except SaelabError as error:
         raise SaelabError(f"this checkpoint is damaged: {error}", where=str(path), fix=_FIX) from error
-    if not isinstance(document, dict) or sha256_file(path / TENSORS) != document.get("sha256"):
+    if sha256_file(path / TENSORS) != document["sha256"]:
         raise SaelabError("this checkpoint is damaged: its sha256 is not what was written", where=str(path), fix=_FIX)
-    if not isinstance(document.get("step"), int) or not document.get("state", {}).keys() >= _STATE_KEYS:
-        raise SaelabError(f"this checkpoint is damaged: {STATE} is not complete", where=str(path), fix=_FIX)
     torch.set_rng_state(tensors.pop("rng"))
     for number in range(torch.cuda.device_count()):
         if f"rng.cuda.{number}" in tensors:
             torch.cuda.set_rng_state(tensors.pop(f"rng.cuda.{number}"), number)
     return Checkpoint(document["step"], tensors, document["state"])
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """What `state.json` of a checkpoint says, complete."""
+    try:
+        document = read_json(path / STATE)
+    except SaelabError as error:
+        raise SaelabError(f"this checkpoint is damaged: {error}", where=str(path), fix=_FIX) from error
+    whole = isinstance(document, dict) and isinstance(document.get("step"), int) and "sha256" in document
+    if not whole or not document.get("state", {}).keys() >= _STATE_KEYS:
+        raise SaelabError(f"this checkpoint is damaged: {STATE} is not complete", where=str(path), fix=_FIX)
+    return document

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saelab.errors import SaelabError
-from saelab.files import only_process, sweep_temporaries, write_text, writing
+from saelab.files import only_process, read_json, sweep_temporaries, write_json, write_text, writing
 from saelab.training.sinks import WANDB_ID
 
 _MARKER = ".lock"
 """The lock's file stays, and says whose directory this is."""
+_FAILURE = "failed.json"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,15 @@ class RunDirectory:
     @property
     def eval(self) -> Path:
         return self.path / "eval.json"
+
+    @property
+    def failure(self) -> str | None:
+        """Why this run stopped for good while others on its stream went on; None where it did not."""
+        path = self.path / _FAILURE
+        return str(read_json(path)["message"]) if path.exists() else None
+
+    def write_failure(self, message: str) -> None:
+        write_json(self.path / _FAILURE, {"message": message})
 
     @property
     def ours(self) -> bool:
@@ -93,7 +103,8 @@ class RunDirectory:
             if directory.exists():
                 with writing(directory):
                     shutil.rmtree(directory)
-        for path in (self.config, self.metrics, self.summary, self.eval, self.log, self.path / WANDB_ID):
+        files = (self.config, self.metrics, self.summary, self.eval, self.log)
+        for path in (*files, self.path / WANDB_ID, self.path / _FAILURE):
             with writing(path):
                 path.unlink(missing_ok=True)
 

@@ -59,16 +59,19 @@ def test_the_norm_filter_keeps_outliers_from_the_budget_and_a_run_without_it_say
     from rich.console import Console
 
     from saelab.cli.console import Reporter
-    from saelab.cli.stages import Run
+    from saelab.cli.expand import group_directory
+    from saelab.cli.group import Group
 
     monkeypatch.chdir(tmp_path)
     shares: dict[str, float] = {}
     for name, mask in (("without", {}), ("with", {"max_norm_ratio": 10.0})):
-        run = Run(outlier_config(name, **mask), Reporter(Console(width=300)))
-        store = run.prepare(fresh=False)
-        with run.directory.claimed():
-            run.begin(fresh=False)
-            run.train(store)
+        config = outlier_config(name, **mask)
+        group = Group([config], group_directory(config), Reporter(Console(width=300)))
+        store = group.prepare(fresh=False)
+        with group.claimed():
+            group.begin(fresh=False)
+            group.train(store)
+        (run,) = group.runs
         lines = [json.loads(line) for line in run.directory.metrics.read_text().splitlines()]
         shares[name] = json.loads(run.directory.summary.read_text())["outlier_share"]
         logged = [line["metrics/outlier_share"] for line in lines if "metrics/outlier_share" in line]
