@@ -6,7 +6,7 @@ The order is a pure function of the seed, so the state of a loader is one number
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -142,6 +142,11 @@ class Loader:
         self._columns = _Columns.of(store, hook, target_hook, loss_grad=loss_grad)
         if not self.shards:
             raise SaelabError("this store has no training tokens", where=str(store.directory))
+
+    @classmethod
+    def of(cls, store: Store, wanted: Wanted) -> Loader:
+        """The loader that serves what a trainer asks for."""
+        return cls(store, **asdict(wanted))
 
     def state_dict(self) -> dict[str, int]:
         return {"served_tokens": self.served, "seed": self.seed}

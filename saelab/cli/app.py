@@ -81,15 +81,20 @@ def _print_json(document: Any) -> None:
     print(json.dumps(document, indent=2))  # noqa: T201
 
 
-def _group(config: Path, override: list[str] | None, reporter: Any) -> Any:
-    """What a config describes: one run, or all of a sweep."""
-    from saelab.cli.expand import group_directory, swept
-    from saelab.cli.group import Group
+def _load(config: Path, override: list[str] | None) -> Any:
     from saelab.cli.schema import RunConfig
     from saelab.cli.shipped import find
     from saelab.config import load_config
 
-    loaded = load_config(RunConfig, find(config), override or [])
+    return load_config(RunConfig, find(config), override or [])
+
+
+def _group(config: Path, override: list[str] | None, reporter: Any) -> Any:
+    """What a config describes: one run, or all of a sweep."""
+    from saelab.cli.expand import group_directory, swept
+    from saelab.cli.group import Group
+
+    loaded = _load(config, override)
     if loaded.compare is not None:
         raise SaelabError("this config compares several SAEs", where=str(config), fix=f"saelab compare {config}")
     return Group(swept(loaded), group_directory(loaded), reporter)
@@ -117,7 +122,10 @@ def run(config: Config, override: Override = None, fresh: Fresh = False, as_json
 @app.command()
 def cache(config: Config, override: Override = None) -> None:
     """Run the language model over the text and keep its activations."""
-    _group(config, override, _reporter(False)).runs[0].cache()
+    from saelab.cli.stages import Loaded, Run
+
+    loaded, reporter = _load(config, override), _reporter(False)
+    Run(loaded, reporter, Loaded(loaded.model, reporter), Path(loaded.runs_dir)).cache()
 
 
 @app.command()
@@ -129,6 +137,17 @@ def train(config: Config, override: Override = None, fresh: Fresh = False) -> No
         group.begin(fresh=fresh)
         group.train(store)
     group.check_failures()
+
+
+@app.command(name="compare")
+def compare_(config: Config, override: Override = None, fresh: Fresh = False, as_json: Json = False) -> None:
+    """Train the members of a comparison on one stream, measure them alike, and set them beside each other."""
+    from saelab.cli.compare import compare
+
+    reporter = _reporter(as_json)
+    groups = compare(_load(config, override), reporter, fresh=fresh)
+    for group in groups:
+        group.check_failures()
 
 
 @app.command(name="eval")

@@ -14,7 +14,7 @@ from saelab.training.trainer import STREAM_SETTINGS
 
 _SAME_SECTIONS = ("model", "data", "windows", "mask", "activations", "source", "hook", "target_hook")
 """What defines the stream, with `STREAM_SETTINGS` of `train`."""
-_NOT_IN_NAMES = str.maketrans({"/": "-", " ": "", "[": "", "]": "", ",": "x", "'": "", "{": "", "}": "", ":": "-"})
+_NOT_IN_NAMES = str.maketrans({"+": "", "/": "-", " ": "", "[": "", "]": "", ",": "x", "'": "", "{": "", "}": "", ":": "-"})
 
 
 def swept(config: RunConfig) -> list[RunConfig]:
@@ -69,12 +69,13 @@ def compared(config: RunConfig, seed: int) -> list[RunConfig]:
 
 
 def companions(config: RunConfig, seed: int, l0: Mapping[str, float]) -> list[RunConfig]:
-    """For each of `compare.companions`, the reference with as many latents as that member came out with (`l0`)."""
+    """For each of `compare.companions` in `l0`, the reference with as many latents as that member came out with."""
     assert config.compare is not None
     setting = next(iter(config.compare.curve), "k")
     return [
         _compared_member(config, seed, companion_name(config, name), sae={setting: max(1, round(l0[name]))})
         for name in config.compare.companions
+        if name in l0
     ]
 
 

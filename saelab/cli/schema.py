@@ -135,6 +135,10 @@ class RunConfig:
                 f"'{self.hook}' is not among activations.hooks",
                 fix=did_you_mean(self.hook, self.activations.hooks),
             )
+        if self.sweep is not None and self.compare is not None:
+            raise SettingError("sweep", "a config sweeps or compares, not both")
+        if self.compare is not None and self.compare.companions and "reconstruction" not in self.eval:
+            raise SettingError("eval", "companions need the L0 that `reconstruction` measures")
         self._check_together()
 
     def _check_together(self) -> None:

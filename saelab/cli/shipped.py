@@ -16,20 +16,21 @@ def _directory() -> Path:
 
 def names() -> list[str]:
     """Names of the shipped configs."""
-    return sorted(path.stem for path in _directory().glob("*.yaml"))
+    root = _directory()
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
 
 
 def find(config: Path) -> Path:
-    """A file of the user's, or the shipped config of that name (`demo`, `configs/demo.yaml`).
+    """A file of the user's, or the shipped config of that name (`demo`, `configs/demo.yaml`, `compare/family`).
 
     Raises:
         SaelabError: neither is there.
     """
     if config.is_file():
         return config
-    shipped = _directory() / f"{config.stem}.yaml"
-    if config.parent in (Path(), Path("configs")) and shipped.exists():
-        return shipped
+    name = config.with_suffix("").as_posix().removeprefix("configs/")
+    if name in names():
+        return _directory() / f"{name}.yaml"
     raise SaelabError(
-        f"there is no config '{config}'", fix=did_you_mean(config.stem, names()) or f"shipped: {', '.join(names())}"
+        f"there is no config '{config}'", fix=did_you_mean(name, names()) or f"shipped: {', '.join(names())}"
     )

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from saelab.activations.loader import Batch, Batches, Loader, stored
+from saelab.activations.loader import Batch, Batches, Loader, Wanted, stored
 from saelab.activations.store import Store
 from saelab.errors import RunFailedError, SaelabError
 from saelab.metrics import Reconstruction
@@ -81,6 +81,19 @@ class Stop(Protocol):
     def requested(self) -> bool: ...
 
 
+def wanted(members: Sequence[Member], hook: str, target_hook: str | None = None) -> Wanted:
+    """What a trainer of these members asks of its batches."""
+    spec = members[0].spec
+    return Wanted(
+        hook,
+        target_hook,
+        loss_grad=any("loss_grad" in member.sae.coder.requires for member in members),
+        batch_tokens=spec.batch_tokens,
+        mix_shards=spec.mix_shards,
+        seed=spec.seed,
+    )
+
+
 class Trainer:
     """Steps every member on each batch.
 
@@ -130,16 +143,9 @@ class Trainer:
         self.sinks = sinks or [[] for _ in members]
         self.device = members[0].sae.W_dec.device
         self.failed: dict[str, str] = {}
-        self.loss_grad = any("loss_grad" in member.sae.coder.requires for member in members)
-        self.batches = batches or Loader(
-            store,
-            hook,
-            target_hook=target_hook,
-            loss_grad=self.loss_grad,
-            batch_tokens=spec.batch_tokens,
-            mix_shards=spec.mix_shards,
-            seed=spec.seed,
-        )
+        wants = wanted(members, hook, target_hook)
+        self.loss_grad = wants.loss_grad
+        self.batches = batches or Loader.of(store, wants)
         self.scaling = self._scaling(hook)
         self.target_scaling = self.scaling if target_hook is None else self._scaling(target_hook)
         self.clock = Clock()
