@@ -7,6 +7,7 @@ full disk. The command line prints it without a traceback and leaves with its `e
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -36,6 +37,19 @@ class RunFailedError(SaelabError):
     """A run that started well and went wrong (a loss that is no longer finite): exit code 1."""
 
     exit_code = 1
+
+
+class Interrupted(SaelabError):  # noqa: N818 (nothing went wrong)
+    """A run that was asked to stop, and did, with a checkpoint: exit code 130 for SIGINT, 143 for SIGTERM.
+
+    Args:
+        step: steps done.
+        by: the signal.
+    """
+
+    def __init__(self, step: int, by: signal.Signals):
+        super().__init__(f"stopped at step {step} by {by.name}; the same command goes on from there")
+        self.exit_code = 128 + by
 
 
 class SettingError(SaelabError):

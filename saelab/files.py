@@ -14,8 +14,10 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,17 +122,33 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 def only_process(lock: Path, busy: SaelabError) -> Iterator[None]:
     """Hold `lock` while inside; the kernel drops it however this process ends.
 
+    The file says who holds it, or who held it last: what is written there never keeps anyone out.
+
     Raises:
-        SaelabError: `busy`, where another process holds it; or it cannot be written.
+        SaelabError: `busy` and who it is, where another process holds it; or it cannot be written.
     """
     with writing(lock):
-        file = lock.open("w")
+        file = lock.open("a+", encoding="utf-8")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise busy from error
+            raise SaelabError(busy.message + _holder(lock), where=busy.where, fix=busy.fix) from error
+        with writing(lock):
+            file.truncate(0)
+            since = datetime.now().astimezone().isoformat(" ", "seconds")
+            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}) + "\n")
+            file.flush()
         yield
+
+
+def _holder(lock: Path) -> str:
+    """Who says in `lock` that they hold it, in brackets; nothing where that cannot be read (yet)."""
+    try:
+        who = json.loads(lock.read_text(encoding="utf-8"))
+        return f" (process {who['pid']} on {who['host']}, since {who['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def sweep_temporaries(directory: Path) -> None:
