@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_INSTALLED := $(PEERS)/.installed
 
-.PHONY: demo test check format bench bench-peers clean
+.PHONY: demo test check format bench bench-peers torture clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +46,9 @@ bench-peers: $(INSTALLED) $(PEERS_INSTALLED)  ## saelab and its peers, alternate
 	$(BIN)/saelab assets fetch
 	$(BIN)/saelab cache configs/demo.yaml
 	PYTHONPATH=. $(PEERS)/bin/python -m tests.benchmarks $(BENCH_PEERS)
+
+torture: $(INSTALLED)  ## kills at random moments; what is left alone afterwards must end as if nothing had been
+	$(BIN)/python -m tests.torture $(TORTURE)
 
 clean:
 	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Runs that are killed at random moments and started again must end as undisturbed ones: `make torture`."""
