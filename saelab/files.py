@@ -16,7 +16,7 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -212,6 +212,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise SaelabError("this file does not exist", where=str(path)) from error
     except (OSError, SafetensorError) as error:
         raise SaelabError(f"not a readable safetensors file: {error}", where=str(path)) from error
+
+
+def read_ahead(path: Path, names: Iterable[str]) -> None:
+    """Ask the operating system to read some tensors of a safetensors file soon, where it takes such hints.
+
+    What is wrong with the file is for its reader to say.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with contextlib.suppress(OSError, ValueError, KeyError), path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_bytes))
+        for name in names:
+            begin, end = header[name]["data_offsets"]
+            os.posix_fadvise(file.fileno(), 8 + header_bytes + begin, end - begin, os.POSIX_FADV_WILLNEED)
 
 
 def sha256_file(path: Path) -> str:

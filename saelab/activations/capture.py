@@ -6,8 +6,6 @@ being written is made again from the same contexts with the same shuffle, so the
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,16 +16,17 @@ import torch
 from torch import Tensor
 
 from saelab import __version__, files
+from saelab.activations import index
+from saelab.activations.checked import Checked
+from saelab.activations.room import Room, estimate, row_bytes
 from saelab.activations.scaling import measure
-from saelab.activations.store import DTYPES, INDEX, MANIFEST, SCHEMA, Shard, Store, loss_grad_name
+from saelab.activations.store import DTYPES, INDEX, MANIFEST, NORM_LIMITS, SCHEMA, Shard, Store, loss_grad_name
 from saelab.errors import SaelabError, SettingError, check_seed
 from saelab.lm import corpus
 from saelab.lm.corpus import DataSpec
 from saelab.lm.mask import Mask, MaskSpec
 from saelab.lm.model import Hook, LanguageModel
 from saelab.lm.windows import SPLITS, Split, Window, WindowSpec, windows
-
-_INDEX_COLUMNS = ("context", "position", "document")
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,13 @@ def capture(
     spec: CaptureSpec,
     *,
     report: Callable[[Progress], None] = lambda _: None,
+    announce: Callable[[Room], None] = lambda _: None,
 ) -> Store:
     """Make the store, or go on making it, or just open it where it is complete.
+
+    Args:
+        report: called as tokens are captured.
+        announce: called once before anything is written, with what it will take.
 
     Raises:
         SaelabError: an unknown hook, contexts longer than the model allows, text that runs out before
@@ -112,6 +116,10 @@ def capture(
         raise SettingError(
             "context_length", f"{window.context_length} is more than this model's {lm.max_context} tokens"
         )
+    kept = index.in_place(directory)
+    room = estimate(directory, [hook.width for hook in hooks], spec, context_length=window.context_length, kept=kept)
+    room.check()
+    announce(room)
     with files.writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with files.only_process(
@@ -120,20 +128,6 @@ def capture(
         writer = _Writer(directory, lm, hooks, mask, spec, made_of, window.context_length, report)
         writer.run(windows(corpus.documents(data), lm.tokenizer, window))
     return Store(directory)
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines, up to the first that is not one: there its writer died."""
-    found: list[dict[str, Any]] = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            document = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(document, dict):
-            break
-        found.append(document)
-    return found
 
 
 @dataclass
@@ -167,13 +161,15 @@ class _Writer:
         self.made_of, self.context_length, self.report = made_of, context_length, report
         self.mask_spec, self.mask = mask, Mask.of(mask, lm.tokenizer)
         self.sides = {"train": _Side(spec.tokens), "heldout": _Side(spec.heldout_tokens)}
-        self.shards = self._complete_windows()
+        self.checked = Checked(directory)
+        self.finished = self._finished_windows()
+        self.shards: list[Shard] = []
         files.sweep_temporaries(directory)
 
     # -- what a killed process left -------------------------------------------------------------
 
-    def _complete_windows(self) -> list[Shard]:
-        """The shards of windows that were finished; the index is cut back to them."""
+    def _finished_windows(self) -> dict[tuple[Split, int], list[Shard]]:
+        """The shards of windows that are finished and undamaged; the index is cut back to them."""
         path = self.directory / INDEX
         begun = {".lock", *(p.name for p in self.directory.glob(f"{INDEX}.tmp-*"))}  # killed at its first line
         if not path.exists() and any(p.name not in begun for p in self.directory.iterdir()):
@@ -182,30 +178,24 @@ class _Writer:
                 where=str(self.directory),
                 fix="give activations.dir the name of a new directory",
             )
-        state = _json_lines(path)
-        if state and state[0] != {"content_sha256": files.sha256_json(self.made_of)}:
+        found = index.read(self.directory)
+        if found and found.content_sha256 != files.sha256_json(self.made_of):
             raise SaelabError(
                 "this directory holds the beginning of a store made by another configuration",
                 where=str(self.directory),
                 fix="give activations.dir another name, or delete this one",
             )
-        shards = [Shard(**line) for line in state[1:] if line.keys() == Shard.__dataclass_fields__.keys()]
-        whole = {(shard.split, shard.window): True for shard in shards}
+        shards = found.finished(lambda file, _, sha256: self.checked.whole(file, sha256)) if found else []
+        index.write(self.directory, self.made_of, shards)
+        finished: dict[tuple[Split, int], list[Shard]] = {}
         for shard in shards:
-            for file, size in ((shard.file, shard.bytes), (shard.contexts, shard.contexts_bytes)):
-                there = (self.directory / file).exists() and (self.directory / file).stat().st_size == size
-                whole[shard.split, shard.window] &= there
-        finished = {(s.split, s.window) for s in shards if s.last and whole[s.split, s.window]}
-        kept = [shard for shard in shards if (shard.split, shard.window) in finished]
-        header = json.dumps({"content_sha256": files.sha256_json(self.made_of)})
-        files.write_text(path, "\n".join([header, *(json.dumps(asdict(shard)) for shard in kept)]) + "\n")
-        return kept
+            finished.setdefault((shard.split, shard.window), []).append(shard)
+        return finished
 
     # -- the pass over the text -------------------------------------------------------------------
 
     def run(self, source: Iterator[Window]) -> None:
         self._set_norm_limits_if_known()
-        done = {(shard.split, shard.window): shard for shard in self.shards if shard.last}
         for window in source:
             side = self.sides[window.split]
             if side.full:
@@ -214,10 +204,10 @@ class _Writer:
                 continue
             side.pending.append(window)
             if len(side.pending) == self._window_contexts(side):
-                self._flush(window.split, done)
+                self._flush(window.split)
         for split in SPLITS:
             if self.sides[split].pending and not self.sides[split].full:
-                self._flush(split, done)
+                self._flush(split)
         self._finish()
 
     def _window_contexts(self, side: _Side) -> int:
@@ -228,17 +218,11 @@ class _Writer:
     def _kept_per_context(self) -> int:
         return max(1, self.context_length - int(self.mask.first_position))
 
-    def _flush(self, split: Split, done: dict[tuple[str, int], Shard]) -> None:
+    def _flush(self, split: Split) -> None:
         side = self.sides[split]
-        finished = done.get((split, side.windows))
-        if finished is None:
-            shards = self._write_window(split, side)
-            self.shards += shards
-            side.tokens += sum(shard.n_tokens for shard in shards)
-        else:
-            side.tokens += sum(
-                shard.n_tokens for shard in self.shards if (shard.split, shard.window) == (split, side.windows)
-            )
+        shards = self.finished.get((split, side.windows)) or self._write_window(split, side)
+        self.shards += shards
+        side.tokens += sum(shard.n_tokens for shard in shards)
         side.contexts += len(side.pending)
         side.windows += 1
         side.pending = []
@@ -259,6 +243,7 @@ class _Writer:
         contexts = self.directory / f"contexts-{tag}.safetensors"
         files.write_tensors(contexts, padded)
         contexts_sha, contexts_bytes = files.sha256_file(contexts), contexts.stat().st_size
+        self.checked.add(contexts.name, contexts_sha)
         shards: list[Shard] = []
         parts = order.split(self._shard_rows())
         for number, part in enumerate(parts):
@@ -278,7 +263,8 @@ class _Writer:
                 n_contexts=len(side.pending),
                 last=number == len(parts) - 1,
             )
-            self._append(shard)
+            index.append(self.directory, shard)
+            self.checked.add(shard.file, shard.sha256)
             shards.append(shard)
         return shards
 
@@ -286,10 +272,7 @@ class _Writer:
         return np.random.default_rng([self.spec.seed, SPLITS.index(split), window])
 
     def _shard_rows(self) -> int:
-        itemsize = DTYPES[self.spec.dtype].itemsize
-        per_hook = 2 if self.spec.loss_grad else 1
-        row_bytes = sum(hook.width for hook in self.hooks) * itemsize * per_hook + 4 * len(_INDEX_COLUMNS)
-        return max(1, self.spec.shard_bytes // row_bytes)
+        return max(1, self.spec.shard_bytes // row_bytes([hook.width for hook in self.hooks], self.spec))
 
     def _contexts(self, pending: list[Window]) -> dict[str, Tensor]:
         shape = (len(pending), self.context_length)
@@ -364,21 +347,14 @@ class _Writer:
             for name, value in activations.items()
         }
         self.mask = Mask(self.mask.first_position, self.mask.special, limits)
-        files.write_json(self.directory / "norm-limits.json", limits)
+        files.write_json(self.directory / NORM_LIMITS, limits)
 
     def _set_norm_limits_if_known(self) -> None:
-        path = self.directory / "norm-limits.json"
+        path = self.directory / NORM_LIMITS
         if path.exists():
             self.mask = Mask(self.mask.first_position, self.mask.special, files.read_json(path))
 
     # -- bookkeeping -----------------------------------------------------------------------------------
-
-    def _append(self, shard: Shard) -> None:
-        path = self.directory / INDEX
-        with files.writing(path), path.open("a") as index:
-            index.write(json.dumps(asdict(shard)) + "\n")
-            index.flush()
-            os.fsync(index.fileno())
 
     def _finish(self) -> None:
         for split in SPLITS:
@@ -388,6 +364,7 @@ class _Writer:
                     where="windows.heldout_frac",
                     fix="more documents, shorter contexts, or another heldout_frac",
                 )
+        index.write(self.directory, self.made_of, self.shards)  # in order, where a hole was filled
         files.write_json(
             self.directory / MANIFEST,
             {

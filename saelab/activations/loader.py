@@ -5,8 +5,9 @@ The order is a pure function of the seed, so the state of a loader is one number
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from saelab.activations.store import Shard, Store, loss_grad_name
 from saelab.errors import SaelabError, check_seed
+from saelab.files import read_ahead
 from saelab.lm.windows import Split
 
 _SHARDS, _ROWS = 1, 2
@@ -85,10 +87,12 @@ class _Columns:
             store.expect_loss_grad()
         return cls(hook, target, loss_grad_name(target) if loss_grad else None)
 
-    def join(self, parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """The rows of all parts, one tensor a column."""
-        names = {self.input, self.target, self.loss_grad} - {None}
-        return {name: torch.cat([part[name] for part in parts]) for name in names}
+    def empty(self, store: Store, rows: int, *, pin: bool = False) -> dict[str, Tensor]:
+        """Room for `rows` rows, one tensor a column."""
+        width = {self.input: store.width(self.input), self.target: store.width(self.target)}
+        if self.loss_grad is not None:
+            width[self.loss_grad] = store.width(self.target)
+        return {name: torch.empty(rows, d, dtype=store.dtype, pin_memory=pin) for name, d in width.items()}
 
     def batch(self, tensors: Mapping[str, Tensor]) -> Batch:
         side = {} if self.loss_grad is None else {"loss_grad": tensors[self.loss_grad]}
@@ -97,14 +101,30 @@ class _Columns:
 
 @dataclass(frozen=True)
 class _Block:
-    """A few shards together, with the order in which their rows are served."""
+    """A few shards that are mixed, and where they stand in the endless sequence of rows.
 
-    columns: dict[str, Tensor]
-    order: Tensor
+    Attributes:
+        key: the epoch, and the number of the first shard in the epoch's order.
+        start: rows served before its first.
+    """
+
+    key: tuple[int, int]
+    shards: list[Shard]
+    start: int
+
+    @property
+    def size(self) -> int:
+        return sum(shard.n_tokens for shard in self.shards)
+
+    def __contains__(self, row: int) -> bool:
+        return self.start <= row < self.start + self.size
 
 
 class Loader:
     """Endless training batches of `batch_tokens` rows; a batch may cross blocks and epochs.
+
+    Shards are read one after another into a block of memory that every `mix_shards` of them use in turn, while
+    the operating system reads the next ones ahead.
 
     Args:
         store: where rows come from (its train split).
@@ -113,9 +133,10 @@ class Loader:
         mix_shards: shards held in memory and mixed at a time.
         seed: of the order.
         loss_grad: serve gradients as well.
+        pin: make batches in page-locked memory, from where a GPU copies them while it computes.
 
     Raises:
-        SaelabError: the store lacks a hook, gradients or training tokens.
+        SaelabError: the store lacks a hook, gradients or training tokens; later, a shard is damaged.
     """
 
     def __init__(
@@ -128,14 +149,14 @@ class Loader:
         mix_shards: int = 4,
         seed: int = 0,
         loss_grad: bool = False,
+        pin: bool = False,
     ):
-        self.store = store
+        self.store, self.pin = store, pin
         self.batch_tokens, self.mix_shards, self.seed = batch_tokens, mix_shards, seed
         self.shards = store.of("train")
         self.epoch_tokens = store.n_tokens("train")
         self.served = 0
-        self._key: tuple[int, int] | None = None
-        self._block: _Block | None = None
+        self._current: tuple[_Block, Tensor] | None = None
         if batch_tokens < 1 or mix_shards < 1:
             raise SaelabError(f"batch_tokens {batch_tokens} and mix_shards {mix_shards} must be at least 1")
         check_seed(seed)
@@ -157,41 +178,66 @@ class Loader:
         self.served = state["served_tokens"]
 
     def close(self) -> None:
-        self._key = self._block = None
+        self._current = None
+        self.__dict__.pop("_memory", None)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        parts: list[dict[str, Tensor]] = []
-        wanted = self.batch_tokens
-        while wanted:
-            block, start = self._locate()
-            rows = block.order[start : start + wanted]
-            parts.append({name: column[rows] for name, column in block.columns.items()})
-            wanted -= rows.numel()
-            self.served += rows.numel()
-        return self._columns.batch(parts[0] if len(parts) == 1 else self._columns.join(parts))
+        batch = self._columns.empty(self.store, self.batch_tokens, pin=self.pin)
+        filled = 0
+        while filled < self.batch_tokens:
+            block, order = self._read(self.served + filled)
+            first = self.served + filled - block.start
+            rows = order[first : first + self.batch_tokens - filled]
+            for name, column in batch.items():
+                torch.index_select(self._memory[name], 0, rows, out=column[filled : filled + len(rows)])
+            filled += len(rows)
+        self.served += filled
+        return self._columns.batch(batch)
 
-    def _locate(self) -> tuple[_Block, int]:
-        """The block that holds the next row, and where in its order."""
-        epoch, rest = divmod(self.served, self.epoch_tokens)
+    @cached_property
+    def _memory(self) -> dict[str, Tensor]:
+        """The rows of the block being served; there is room for the largest."""
+        largest = sorted(shard.n_tokens for shard in self.shards)[-self.mix_shards :]
+        return self._columns.empty(self.store, sum(largest))
+
+    def _read(self, row: int) -> tuple[_Block, Tensor]:
+        """The block that holds a row of the endless sequence, and the order its rows are served in; its rows are
+        in memory afterwards."""
+        if self._current is None or row not in self._current[0]:
+            self._current = None  # an error must not leave half of another block behind
+            block = self._locate(row)
+            self._fill(block)
+            order = np.random.default_rng([self.seed, _ROWS, *block.key]).permutation(block.size)
+            self._current = block, torch.from_numpy(order)
+            self._read_ahead(self._locate(block.start + block.size))
+        return self._current
+
+    def _locate(self, row: int) -> _Block:
+        epoch, rest = divmod(row, self.epoch_tokens)
         order = np.random.default_rng([self.seed, _SHARDS, epoch]).permutation(len(self.shards))
+        start = row - rest
         for number in range(0, len(order), self.mix_shards):
             shards = [self.shards[i] for i in order[number : number + self.mix_shards]]
-            size = sum(shard.n_tokens for shard in shards)
-            if rest < size:
-                return self._load((epoch, number), shards, size), rest
-            rest -= size
+            block = _Block((epoch, number), shards, start)
+            if row in block:
+                return block
+            start += block.size
         raise AssertionError("unreachable: the blocks of an epoch add up to it")
 
-    def _load(self, key: tuple[int, int], shards: list[Shard], size: int) -> _Block:
-        if self._block is None or self._key != key:
-            self._block = None  # let the old block go before the new one is read
-            columns = self._columns.join([self.store.read(shard) for shard in shards])
-            order = np.random.default_rng([self.seed, _ROWS, *key]).permutation(size)
-            self._key, self._block = key, _Block(columns, torch.from_numpy(order))
-        return self._block
+    def _fill(self, block: _Block) -> None:
+        filled = 0
+        for shard in block.shards:
+            tensors = self.store.read(shard)
+            for name, column in self._memory.items():
+                column[filled : filled + shard.n_tokens].copy_(tensors[name])
+            filled += shard.n_tokens
+
+    def _read_ahead(self, block: _Block) -> None:
+        for shard in block.shards:
+            read_ahead(self.store.directory / shard.file, self._memory)
 
 
 def stored(

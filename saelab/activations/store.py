@@ -23,8 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saelab.activations.checked import Checked
 from saelab.errors import SaelabError, did_you_mean
-from saelab.files import read_json, read_tensors, sha256_file, sha256_json
+from saelab.files import read_json, read_tensors, sha256_json
 from saelab.lm.mask import Mask
 from saelab.lm.windows import Split
 from saelab.sae import Scaling
@@ -32,7 +33,11 @@ from saelab.sae import Scaling
 SCHEMA = 1
 MANIFEST = "manifest.json"
 INDEX = "shards.jsonl"
+NORM_LIMITS = "norm-limits.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+REMAKE = f"delete its {MANIFEST} and run the command that cached again: it makes only what is missing or damaged"
+"""What mends a damaged store."""
 
 
 def loss_grad_name(hook: str) -> str:
@@ -67,6 +72,21 @@ class Shard:
     last: bool
 
 
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a complete store.
+
+    Raises:
+        SaelabError: absent, not JSON, not complete, or of another schema.
+    """
+    path = directory / MANIFEST
+    if not path.exists():
+        raise SaelabError("there is no complete activation store here", where=str(directory), fix="run `saelab cache`")
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA or not document.get("complete"):
+        raise SaelabError(f"not a complete activation store of schema {SCHEMA}", where=str(path), fix=REMAKE)
+    return document
+
+
 @dataclass(frozen=True, eq=False)
 class Contexts:
     """Token ids and documents of consecutive contexts: `[contexts, context_length]` int32, padded
@@ -81,6 +101,7 @@ class Store:
     """A complete activation store, opened for reading.
 
     Attributes:
+        dtype: of activations and gradients.
         has_loss_grad: whether the loss's gradients lie beside the activations.
 
     Raises:
@@ -90,28 +111,21 @@ class Store:
     def __init__(self, directory: Path):
         self.directory = directory
         path = directory / MANIFEST
-        if not path.exists():
-            raise SaelabError(
-                "there is no complete activation store here", where=str(directory), fix="run `saelab cache`"
-            )
-        document = read_json(path)
-        if not isinstance(document, dict) or document.get("schema") != SCHEMA or not document.get("complete"):
-            raise SaelabError(f"not a complete activation store of schema {SCHEMA}", where=str(path))
-        self.manifest: dict[str, Any] = document
+        self.manifest = read_manifest(directory)
         try:
-            self.shards = [Shard(**line) for line in document["shards"]]
-            self.hooks = list(document["hooks"])
-            self.mask = Mask.from_json(document["mask"])
-            self.content_sha256 = str(document["content_sha256"])
-            self.has_loss_grad = bool(document.get("loss_grad", False))  # older manifests do not say
+            self.shards = [Shard(**line) for line in self.manifest["shards"]]
+            self.hooks = list(self.manifest["hooks"])
+            self.dtype = DTYPES[self.manifest["dtype"]]
+            self.mask = Mask.from_json(self.manifest["mask"])
+            self.content_sha256 = str(self.manifest["content_sha256"])
+            self.has_loss_grad = bool(self.manifest.get("loss_grad", False))  # older manifests do not say
             for hook in self.hooks:
-                statistics = document["scaling"][hook]
+                statistics = self.manifest["scaling"][hook]
                 if len(statistics["mean"]) != self.width(hook) or not statistics["mean_norm_centred"] > 0:
                     raise ValueError(f"the statistics of {hook} do not fit it")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise SaelabError(
-                f"this manifest is damaged: {error}", where=str(path), fix=f"delete {directory} and cache again"
-            ) from error
+            raise SaelabError(f"this manifest is damaged: {error}", where=str(path), fix=REMAKE) from error
+        self._checked = Checked(directory)
         for shard in self.shards:
             self._check_size(shard.file, shard.bytes)
             self._check_size(shard.contexts, shard.contexts_bytes)
@@ -121,7 +135,18 @@ class Store:
         found = path.stat().st_size if path.exists() else None
         if found != expected:
             what = "is missing" if found is None else f"is damaged: {found} bytes, the manifest says {expected}"
-            raise SaelabError(f"this shard {what}", where=str(path), fix=f"delete {self.directory} and cache again")
+            raise SaelabError(f"this shard {what}", where=str(path), fix=REMAKE)
+
+    def _open(self, file: str, sha256: str) -> dict[str, Tensor]:
+        """A file's tensors, mapped; its bytes are compared with the manifest unless they were before."""
+        path = self.directory / file
+        try:
+            whole = self._checked.whole(file, sha256)
+        except OSError as error:
+            raise SaelabError(f"this shard cannot be read: {error.strerror}", where=str(path)) from error
+        if not whole:
+            raise SaelabError("this shard is damaged: its sha256 is not the manifest's", where=str(path), fix=REMAKE)
+        return read_tensors(path)
 
     def expect(self, content: dict[str, Any]) -> None:
         """Raise where the store was not made from `content`."""
@@ -177,26 +202,19 @@ class Store:
         """A shard's tensors, mapped from the file.
 
         Raises:
-            SaelabError: it cannot be read, or its shapes are not what the manifest says.
+            SaelabError: it cannot be read, or is not what the manifest says.
         """
-        path = self.directory / shard.file
-        tensors = read_tensors(path)
+        tensors = self._open(shard.file, shard.sha256)
         for hook in self.hooks:
             expected = (shard.n_tokens, self.width(hook))
             for name in (hook, loss_grad_name(hook)) if self.has_loss_grad else (hook,):
                 if name not in tensors or tuple(tensors[name].shape) != expected:
-                    raise SaelabError(f"expected {name} of shape {list(expected)}", where=str(path))
+                    where = str(self.directory / shard.file)
+                    raise SaelabError(f"expected {name} of shape {list(expected)}", where=where)
         return tensors
 
     def contexts(self, split: Split) -> Iterator[Contexts]:
         """The contexts of a split, a window at a time, in order."""
         for shard in self.of(split):
             if shard.last:
-                yield Contexts(**read_tensors(self.directory / shard.contexts))
-
-    def verify(self) -> None:
-        """Compare every file with its sha256."""
-        for shard in self.shards:
-            for file, expected in ((shard.file, shard.sha256), (shard.contexts, shard.contexts_sha256)):
-                if sha256_file(self.directory / file) != expected:
-                    raise SaelabError("this file's sha256 differs from the manifest", where=str(self.directory / file))
+                yield Contexts(**self._open(shard.contexts, shard.contexts_sha256))

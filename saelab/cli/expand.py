@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from saelab.training.trainer import STREAM_SETTINGS
 
 _SAME_SECTIONS = ("model", "data", "windows", "mask", "activations", "source", "hook", "target_hook")
 """What defines the stream, with `STREAM_SETTINGS` of `train`."""
-_NOT_IN_NAMES = str.maketrans({"+": "", "/": "-", " ": "", "[": "", "]": "", ",": "x", "'": "", "{": "", "}": "", ":": "-"})
 
 
 def swept(config: RunConfig) -> list[RunConfig]:
@@ -117,7 +117,8 @@ def _short_names(keys: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _in_a_name(value: Any) -> str:
-    return (f"{value:g}" if isinstance(value, float) else str(value)).translate(_NOT_IN_NAMES)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("+", "")).strip("-")
 
 
 def _set(data: dict[str, Any], key: str, value: Any) -> None:

@@ -35,7 +35,7 @@ def spec(directory, **changes) -> CaptureSpec:
 
 
 def files_of(directory):
-    return {p.name: sha256_file(p) for p in sorted(directory.iterdir()) if p.name != ".lock"}
+    return {p.name: sha256_file(p) for p in sorted(directory.iterdir()) if not p.name.startswith(".")}
 
 
 @pytest.fixture
@@ -171,10 +171,6 @@ def test_damage_is_named(store, tmp_path):
         Store(damaged(lambda p: p.write_bytes(p.read_bytes()[:-10])))
     with pytest.raises(SaelabError, match="this shard is missing"):
         Store(damaged(lambda p: p.unlink()))
-    flipped = Store(damaged(lambda p: p.write_bytes(p.read_bytes()[:-1] + b"\x01")))
-    with pytest.raises(SaelabError, match="sha256 differs"):
-        flipped.verify()
-    store.verify()
     with pytest.raises(SaelabError, match="there is no complete activation store here"):
         Store(tmp_path)
     with pytest.raises(SaelabError, match=r"does not hold 'blocks.1.hook_resid_pst'(.|\n)*did you mean"):

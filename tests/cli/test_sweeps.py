@@ -190,9 +190,7 @@ def test_a_member_that_diverges_is_named_and_the_others_are_done(config_text, re
     run_all(group)
     assert list(weights(tmp_path / "runs")) == ["lr-0.003"]
     for _ in range(2):  # the same command again says so again
-        with pytest.raises(
-            RunFailedError, match=r"runs/s: lr-1e30: its loss or weights are no longer finite at step"
-        ):
+        with pytest.raises(RunFailedError, match=r"runs/s: lr-1e30: its loss or weights are no longer finite at step"):
             group.check_failures()
         run_all(group)
     other = config("sweep: {grid: {train.lr: [3e-3, 1e-3]}}", base)
