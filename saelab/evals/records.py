@@ -134,8 +134,9 @@ def _look(path: Path, depth: int) -> Found:
     below = [_look(directory, depth - 1) for directory in inside]
     runs = tuple(run for found in below for run in found.runs)
     others = {other: why for found in below for other, why in found.others.items()}
-    if not runs and not group:  # one line for a foreign tree, and one for each part that could not be read
-        others = {other: why for other, why in others.items() if why != FOREIGN} or {path: FOREIGN}
+    if not runs:  # one line for a foreign tree, and one for each part of it that has another reason
+        why_none = "none of its runs has begun" if group else FOREIGN
+        others = {other: why for other, why in others.items() if why != FOREIGN} or {path: why_none}
     return Found(runs, others)
 
 

@@ -12,17 +12,17 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-CROWD = 26.0
+_CROWD = 26.0
 """Points nearer than this to their neighbour share a column."""
 _OFFSETS = (9.0, 14.0, 20.0, 27.0, 36.0, 48.0, 62.0)
+_LINE = 1.12
+"""Lines of a column stand this many heights apart."""
 _OUTSIDE = 40.0
 """Leaving the panel costs as much as covering this many things."""
 _TICKS = (34.0, 16.0)
 """What the tick labels of a window take, to its left and below."""
-_SHARES = (0.58, 0.54, 0.5, 0.46, 0.42, 0.38, 0.34, 0.3, 0.26)
-"""Of the panel, that a window may take across and up."""
-_SHIFTS = (0.0, 5.0, -5.0, 10.0, -10.0, 16.0, -16.0, 24.0, -24.0)
-"""Up and down, that a label on its own may give way."""
+_ACROSS, _UP = (0.62, 0.58, 0.54, 0.5, 0.46, 0.42, 0.38), (0.48, 0.44, 0.4, 0.36, 0.32)
+"""Shares of the panel that a window may take."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +94,20 @@ def crowd(points: Sequence[Point], near: float) -> list[int]:
     return sorted(largest)
 
 
-def largest_free(panel: Box, taken: Sequence[Box], corner: Point) -> Box | None:
-    """The largest window of some sizes that covers nothing, as near to `corner` as there is one; tick labels have
-    room beside it."""
-    sizes = [(across * panel.width, up * panel.height) for across in _SHARES for up in _SHARES]
-    for width, height in sorted(sizes, key=math.prod, reverse=True):
-        for window in sorted(_windows(panel, width, height), key=lambda box: math.dist(corner, box.middle)):
-            if not any(window.grown(3, 3).meets(box) for box in taken):
-                return Box(window.left + _TICKS[0], window.bottom + _TICKS[1], window.right, window.top)
-    return None
+def free_window(panel: Box, taken: Sequence[Box], corner: Point) -> Box | None:
+    """A window that covers nothing: large, and near to `corner`; tick labels have room beside it. None where only
+    small ones are free."""
+    best: tuple[float, Box] | None = None
+    for across, up in itertools.product(_ACROSS, _UP):
+        for window in _windows(panel, across * panel.width, up * panel.height):
+            away = math.dist(corner, window.middle) / math.hypot(panel.width, panel.height)
+            worth = across * up**0.6 - 0.25 * away  # labels are wide and low
+            if (best is None or worth > best[0]) and not any(window.grown(3, 3).meets(box) for box in taken):
+                best = worth, window
+    if best is None:
+        return None
+    window = best[1]
+    return Box(window.left + _TICKS[0], window.bottom + _TICKS[1], window.right, window.top)
 
 
 def _windows(panel: Box, width: float, height: float, steps: int = 10) -> Iterator[Box]:
@@ -143,11 +148,16 @@ class Place:
         return (self.box.left if self.rightwards else self.box.right), (self.box.bottom + self.box.top) / 2
 
 
-def arrange(labels: Sequence[Label], panel: Box, obstacles: Sequence[Box], near: float = CROWD) -> list[Place]:
-    """A place for each label, in their order; those whose points are nearer than `near` across share a column."""
+def beside(labels: Sequence[Label], panel: Box) -> list[Place]:
+    """A column right of a panel, in the order of the points' heights."""
+    return [_place(label, panel.right + 8, y, True) for label, y in zip(labels, _apart(labels, panel), strict=True)]
+
+
+def arrange(labels: Sequence[Label], panel: Box, obstacles: Sequence[Box]) -> list[Place]:
+    """A place for each label, in their order."""
     taken = list(obstacles)
     places: dict[int, Place] = {}
-    for column in _columns(labels, near):
+    for column in _columns(labels):
         members = [labels[index] for index in column]
         best = min(_candidates(members, panel), key=lambda found: _cost(found, members, panel, taken))
         places |= dict(zip(column, best, strict=True))
@@ -155,28 +165,26 @@ def arrange(labels: Sequence[Label], panel: Box, obstacles: Sequence[Box], near:
     return [places[index] for index in range(len(labels))]
 
 
-def _columns(labels: Sequence[Label], near: float) -> list[list[int]]:
+def _columns(labels: Sequence[Label]) -> list[list[int]]:
     """Indices of labels that share a column; large columns first, since they are the hardest to place."""
     columns: list[list[int]] = []
     for side in (True, False):
         last = float("-inf")
         of_side = [index for index, label in enumerate(labels) if label.rightwards is side]
         for index in sorted(of_side, key=lambda index: labels[index].x):
-            columns.append([]) if labels[index].x - last >= near else None
+            columns.append([]) if labels[index].x - last > _CROWD else None
             columns[-1].append(index)
             last = labels[index].x
     return sorted(columns, key=len, reverse=True)
 
 
 def _candidates(members: Sequence[Label], panel: Box) -> Iterator[list[Place]]:
-    heights = _apart([label.y for label in members], 1.12 * max(label.height for label in members), panel)
+    heights = _apart(members, panel)
     near, far = min(label.x for label in members), max(label.x for label in members)
     first = members[0].rightwards
-    for rightwards, offset, shift in itertools.product(
-        (first, not first), _OFFSETS, _SHIFTS if len(members) == 1 else (0.0,)
-    ):
+    for rightwards, offset in itertools.product((first, not first), _OFFSETS):
         edge = far + offset if rightwards else near - offset
-        yield [_place(label, edge, y + shift, rightwards) for label, y in zip(members, heights, strict=True)]
+        yield [_place(label, edge, y, rightwards) for label, y in zip(members, heights, strict=True)]
 
 
 def _place(label: Label, edge: float, height: float, rightwards: bool) -> Place:
@@ -192,19 +200,18 @@ def _cost(places: Sequence[Place], members: Sequence[Label], panel: Box, taken: 
     return covered + _OUTSIDE * outside + 0.01 * reach + 0.5 * wrong_side
 
 
-def _apart(wanted: Sequence[float], gap: float, panel: Box) -> list[float]:
-    """Heights as near to `wanted` as `gap` between neighbours allows (least squares), inside the panel."""
-    order = sorted(range(len(wanted)), key=wanted.__getitem__)
-    blocks: list[tuple[float, int]] = []  # mean of wanted - rank * gap, and how many: rising means need no more room
+def _apart(labels: Sequence[Label], panel: Box) -> list[float]:
+    """Heights as near to the points' as lines of text allow (least squares), inside the panel."""
+    gap = _LINE * max((label.height for label in labels), default=0.0)
+    order = sorted(range(len(labels)), key=lambda index: labels[index].y)
+    blocks: list[tuple[float, int]] = []  # labels that touch: the mean of their heights less rank * gap; how many
     for rank, index in enumerate(order):
-        block = (wanted[index] - rank * gap, 1)
-        while blocks and blocks[-1][0] >= block[0]:
-            mean, count = blocks.pop()
-            block = ((mean * count + block[0] * block[1]) / (count + block[1]), count + block[1])
-        blocks.append(block)
+        mean, count = labels[index].y - rank * gap, 1
+        while blocks and blocks[-1][0] >= mean:
+            below, many = blocks.pop()
+            mean, count = (below * many + mean * count) / (many + count), many + count
+        blocks.append((mean, count))
     free = [mean for mean, count in blocks for _ in range(count)]
-    room = panel.top - gap / 2 - (len(order) - 1) * gap
-    heights = [0.0] * len(wanted)
-    for rank, (index, mean) in enumerate(zip(order, free, strict=True)):
-        heights[index] = max(panel.bottom + gap / 2, min(mean, room)) + rank * gap
-    return heights
+    top, bottom = panel.top - gap / 2 - (len(order) - 1) * gap, panel.bottom + gap / 2
+    heights = {index: max(bottom, min(free[rank], top)) + rank * gap for rank, index in enumerate(order)}
+    return [heights[index] for index in range(len(labels))]

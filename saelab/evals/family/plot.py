@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saelab.evals.family.labels import CROWD, Box, Label, along, around, arrange, crowd, largest_free
+from saelab.evals.family.labels import Box, Label, Place, along, around, arrange, beside, crowd, free_window
 from saelab.evals.family.table import FamilyTable, Row, Spread, at_l0
 from saelab.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D")
 """Okabe and Ito's, which colour-blind eyes tell apart, without the yellow that vanishes on white."""
@@ -48,7 +49,7 @@ class Panel:
     lacking: bool = False
 
     def height(self, value: float) -> float:
-        """Where a value stands on the logarithmic axis, and back again."""
+        """Where a value stands on the logarithmic axis; and its own inverse."""
         return max(1 - value if self.lacking else value, _LEAST)
 
     def values(self, row: Row) -> Spread:
@@ -95,22 +96,26 @@ def figure(table: FamilyTable) -> Figure:
 def _draw(panel: Panel, axis: Axes, table: FamilyTable) -> None:
     rows = [row for row in table.rows if {"l0", panel.metric} <= row.values.keys()]
     if not rows:
+        axis.set_axis_off()
         return
     scene = Scene(panel, [row for row in table.curve if row in rows], _marks(table, rows), table.comparison.label)
     view = View(axis, panel)
     _frame(view, rows)
     _draw_marks(view, scene)
-    places = [view.place(row) for row in scene.members]
-    crowded = [places[number] for number in crowd(places, 1.3 * _MARK_POINTS)]
-    if len(crowded) < 3:
-        _label(view, scene, scene.marks, with_curve=True)
-        return
-    part = around(crowded, 0.9 * _MARK_POINTS)
-    part = part.grown(0.5 * part.width, 0.0)  # labels stand to the sides
-    within = [mark for mark, place in zip(scene.marks, places, strict=True) if around([place], 2.0).inside(part)]
-    window = _enlarge(view, replace(scene, marks=within), part)
-    alone = scene.marks if window is None else [mark for mark in scene.marks if mark not in within]
-    _label(view, scene, alone, covered=[window] if window else [], with_curve=True)
+    crowded = _crowded(view, scene)
+    window = _enlarge(view, scene, crowded) if len(crowded) > 2 else None
+    alone = [mark for mark in scene.marks if mark not in crowded] if window else scene.marks
+    texts = [_write(view, mark.row.name, 9.5) for mark in alone]
+    wanted = [_wanted(view, scene, mark, text) for mark, text in zip(alone, texts, strict=True)]
+    line = [view.place(row) for row in scene.curve]
+    if line:
+        texts.append(_write(view, scene.label, 11.0, fontweight="bold"))
+        wanted.append(Label(*line[-1], *_extent(texts[-1]), rightwards=True))
+    obstacles = [around([view.place(mark.row)], 5.0) for mark in scene.marks]
+    obstacles += [*(around([place], 2.5) for place in along(line)), *([window] if window else [])]
+    places = arrange(wanted, view.box.grown(-3, -3), obstacles)
+    _put(view, texts, places)
+    _lead(view, alone, places[: len(alone)])
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,7 @@ def _frame(view: View, rows: Sequence[Row]) -> None:
     axis, panel = view.axis, view.panel
     l0 = [value for row in rows for value in row.values["l0"].values]
     heights = [panel.height(value) for row in rows for value in panel.values(row).values]
-    _limit(view, (max(min(l0), 0.5) / 2.2, max(max(l0), 0.5) * 2.4), (min(heights) / 1.3, max(heights) * 1.3))
+    _limit(view, (max(min(l0), 0.5) / 3.4, max(max(l0), 0.5) * 2.4), (min(heights) / 1.3, max(heights) * 1.3))
     _ticks(view, _L0_TICKS, _TICKS[panel.metric])
     axis.set_title(panel.heading, loc="left", color=_INK)
     axis.set_xlabel("L0: active latents per token", color=_INK)
@@ -246,31 +251,47 @@ def _draw_marks(view: View, scene: Scene) -> None:
 # -- a crowd enlarged ---------------------------------------------------------------------------------
 
 
-def _enlarge(view: View, scene: Scene, part: Box) -> Box | None:
-    """A window on the members in `part` where it covers nothing; None where there is no room for one."""
+def _crowded(view: View, scene: Scene) -> list[Mark]:
+    """The largest group of members whose marks cover each other."""
+    return [scene.marks[number] for number in crowd([view.place(row) for row in scene.members], 1.3 * _MARK_POINTS)]
+
+
+def _enlarge(view: View, scene: Scene, crowded: Sequence[Mark]) -> Box | None:
+    """A window on `crowded` where it covers nothing; None where there is no room for one."""
     frame = view.box
+    core = around([view.place(mark.row) for mark in crowded], 0.7 * _MARK_POINTS)
     curve = [around([place], 6.0) for place in along([view.place(row) for row in scene.curve])]
     marks = [around([view.place(row)], 8.0) for row in scene.members]
     better = (frame.left, frame.top if scene.panel.lacking else frame.bottom)  # the side where labels are few
-    window = largest_free(frame, [part, *curve, *marks], better)
+    window = free_window(frame, [core.grown(core.width, 0), *curve, *marks], better)
     if window is None:
         return None
-    bounds = (window.left - frame.left, window.bottom - frame.bottom, window.width, window.height)
-    shares = [size / whole for size, whole in zip(bounds, (frame.width, frame.height) * 2, strict=True)]
-    inset = View(view.axis.inset_axes(tuple(shares), zorder=6), scene.panel)
+    texts = [_write(view, mark.row.name, 9.0) for mark in crowded]
+    column = max(_extent(text)[0] for text in texts) + 8
+    pane = Box(window.left, window.bottom, window.right - column, window.top)
+    inset = View(view.axis.figure.add_axes(_shares(pane), zorder=6), scene.panel)
+    part = core.grown(0.25 * core.width, 0.05 * core.height)
     (left, low), (right, high) = view.data(part.left, part.bottom), view.data(part.right, part.top)
     low, high = sorted((low, high))
     _limit(inset, (left, right), (low, high))
     _ticks(inset, _plain(left, right), _plain(*sorted(map(scene.panel.height, (low, high)))))
     inset.axis.tick_params(labelsize=8, color=_FRAME, labelcolor=_INK, length=2)
     inset.axis.spines[:].set_color(_FRAME)
-    _draw_marks(inset, scene)
-    _label(inset, scene, scene.marks, near=0.0)
+    _draw_marks(inset, replace(scene, marks=crowded))
+    places = beside([_wanted(inset, scene, mark, text) for mark, text in zip(crowded, texts, strict=True)], pane)
+    _put(view, texts, places)
+    _lead(inset, crowded, places)
     outline = [(left, low), (right, low), (right, high), (left, high), (left, low)]
-    lead = [view.data(*part.nearest(window.middle)), view.data(*window.nearest(part.middle))]
+    lead = [view.data(*part.nearest(pane.middle)), view.data(*pane.nearest(part.middle))]
     for line in (outline, lead):
         view.axis.plot(*zip(*line, strict=True), color=_FRAME, linewidth=0.9, zorder=6)
     return window
+
+
+def _shares(box: Box) -> tuple[float, float, float, float]:
+    """A box of the page in parts of the figure."""
+    width, height = (72 * inches for inches in _SIZE_INCHES)
+    return box.left / width, box.bottom / height, box.width / width, box.height / height
 
 
 def _plain(low: float, high: float) -> list[float]:
@@ -282,38 +303,29 @@ def _plain(low: float, high: float) -> list[float]:
 # -- labels -------------------------------------------------------------------------------------------
 
 
-def _label(
-    view: View,
-    scene: Scene,
-    marks: Sequence[Mark],
-    *,
-    covered: Sequence[Box] = (),
-    with_curve: bool = False,
-    near: float = CROWD,
-) -> None:
-    """Names beside their marks with lines to them: to the left for what beats the curve, since there it is empty."""
-    axis = view.axis
-    texts = [axis.text(1, 1, mark.row.name, color=_INK, fontsize=9.5, zorder=7) for mark in marks]
-    wanted = [
-        Label(*view.place(mark.row), *_extent(text), rightwards=not scene.better(mark.row))
-        for mark, text in zip(marks, texts, strict=True)
-    ]
-    line = [view.place(row) for row in scene.curve]
-    if with_curve and line:
-        texts.append(axis.text(1, 1, scene.label, color=_INK, fontsize=11, fontweight="bold", zorder=7))
-        wanted.append(Label(*line[-1], *_extent(texts[-1]), rightwards=True))
-    obstacles = [around([view.place(mark.row)], 5.0) for mark in scene.marks]
-    obstacles += [around([place], 2.5) for place in along(line)]
-    for number, (text, label, place) in enumerate(
-        zip(texts, wanted, arrange(wanted, view.box.grown(-3, -3), [*obstacles, *covered], near), strict=True)
-    ):
-        text.set(position=view.data(*place.anchor), ha="left" if place.rightwards else "right", va="center")
-        if number < len(marks):
-            ends = [view.data(label.x, label.y), view.data(*place.anchor)]
-            axis.plot(*zip(*ends, strict=True), color=marks[number].colour, linewidth=0.8, alpha=0.8, zorder=4)
+def _write(view: View, text: str, size: float, **style: Any) -> Text:
+    """A text that waits for its place."""
+    return view.axis.text(1, 1, text, color=_INK, fontsize=size, zorder=7, **style)
 
 
-def _extent(text: Any) -> tuple[float, float]:
+def _extent(text: Text) -> tuple[float, float]:
     """Width and height of a text, with a little room about it."""
     box = text.get_window_extent()
     return float(box.width) + 4, float(box.height)
+
+
+def _wanted(view: View, scene: Scene, mark: Mark, text: Text) -> Label:
+    """To the left for what beats the curve: it is empty there."""
+    return Label(*view.place(mark.row), *_extent(text), rightwards=not scene.better(mark.row))
+
+
+def _put(view: View, texts: Sequence[Text], places: Sequence[Place]) -> None:
+    for text, place in zip(texts, places, strict=True):
+        text.set(position=view.data(*place.anchor), ha="left" if place.rightwards else "right", va="center")
+
+
+def _lead(view: View, marks: Sequence[Mark], places: Sequence[Place]) -> None:
+    """Lines from marks to their labels."""
+    for mark, place in zip(marks, places, strict=True):
+        ends = [view.data(*view.place(mark.row)), view.data(*place.anchor)]
+        view.axis.plot(*zip(*ends, strict=True), color=mark.colour, linewidth=0.8, alpha=0.8, zorder=4, clip_on=False)
