@@ -16,10 +16,12 @@ from saelab.errors import SettingError
 from saelab.evals.family import Comparison, FamilyTable, Spread, csv, document, markdown, terminal, write
 from saelab.evals.family.labels import Box, Label, along, around, arrange, crowd, free_window
 from saelab.evals.family.table import at_l0
-from saelab.evals.records import RunRecord
+from saelab.evals.records import RunRecord, State
 
 
-def record(l0: float, fvu: float, ce: float | None = None, *, state="evaluated", progress=1.0, **more) -> RunRecord:
+def record(
+    l0: float, fvu: float, ce: float | None = None, *, state: State = "evaluated", progress: float = 1.0, **more: float
+) -> RunRecord:
     metrics = {"l0": l0, "fvu": fvu} | ({} if ce is None else {"ce_score": ce}) | more
     return RunRecord(
         Path("r"), "topk", {}, state, progress, 1000, 50.0, 0, metrics if state == "evaluated" else {}, {}, 0
