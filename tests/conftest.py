@@ -91,3 +91,33 @@ def store(lm: Any, tiny_text_file: Path, tmp_path: Path):
         dir=str(tmp_path / "store"),
     )
     return capture(lm, DataSpec(str(tiny_text_file)), WindowSpec(context_length=32, heldout_frac=0.2), MaskSpec(), spec)
+
+
+@pytest.fixture
+def write_run() -> Callable[..., Path]:
+    """Writes a run's directory by hand, as far as `state` says; keyword arguments are what evaluators found."""
+    from saelab.files import write_json, write_text
+
+    def write(path: Path, state: str = "evaluated", *, kind: str = "topk", sae_sha256: str = "a", **found: float):
+        eval_lines = "eval: {reconstruction: {}, downstream: {}}\n"
+        text = f"name: {path.name}\nsae: {{kind: {kind}, n_latents: 64, k: 8}}\n{eval_lines}"
+        write_text(path / "config.yaml", text + "train: {tokens: 1050, batch_tokens: 100, seed: 3}\n")
+        line = '{"step": %d, "tokens": %d.0, "tokens_per_second": 90.0, "metrics/l0": 7.5%s}\n'
+        heldout = ', "heldout/fvu": 0.5, "heldout/l0": 7.25'
+        write_text(path / "metrics.jsonl", line % (2, 200, heldout) + line % (4, 400, "") + '{"step": 5, "tok')
+        if state == "training":
+            return path
+        summary = {"tokens": 1000, "tokens_per_second": 100.0, "sae_sha256": sae_sha256}
+        if state == "failed":
+            write_json(path / "summary.json", summary | {"tokens": 700, "failed": "the loss is no longer finite"})
+            return path
+        forms = {"training": {"fvu": 0.41, "l0": 8.0}, "inference": {"fvu": 0.4, "l0": 7.9}}
+        write_json(path / "summary.json", summary | {"heldout": forms})
+        write_json(path / "sae" / "config.json", {"kind": kind, "settings": {"n_latents": 64, "k": 8}})
+        if state == "evaluated":
+            metrics = {"fvu": 0.3, "l0": 8.0, "ce_score": 0.9, "dead_frac": 0.25} | found
+            parts = {"reconstruction": {"metrics": metrics}, "downstream": {"metrics": {}}}
+            write_json(path / "eval.json", {"sae_sha256": "a", "evaluations": parts})
+        return path
+
+    return write

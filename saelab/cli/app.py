@@ -169,6 +169,29 @@ def evaluate(
 
 
 @app.command()
+def runs(
+    directories: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="where to look (runs)", show_default=False)
+    ] = None,
+    sort: Annotated[str, typer.Option("--sort", help="name, or a column: fvu, l0, ce_score, written, ...")] = "name",
+    as_json: Json = False,
+) -> None:
+    """List runs, finished or not, with their numbers; the best or newest first where they are sorted."""
+    from rich.markup import escape
+
+    from saelab.cli.runs import list_runs, ordered, table
+
+    found = ordered(list_runs(directories or [Path("runs")]), sort)
+    if as_json:
+        _print_json(found.document())
+        return
+    console = _console()
+    console.print(table(found) if found.runs else "no runs here")
+    for note in found.notes:
+        console.print(f"[dim]{escape(note)}[/]", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what this machine has, and what saelab makes of it."""
     from saelab.cli.doctor import report, table

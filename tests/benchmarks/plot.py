@@ -1,6 +1,4 @@
 """The results as a picture."""
-# pyright: reportMissingImports=false
-# matplotlib is installed in the benchmark's own environment alone.
 
 from __future__ import annotations
 

@@ -1,0 +1,288 @@
+"""What a run's directory says about it, finished or not, without opening a config or any weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from saelab.errors import SaelabError
+from saelab.files import read_json
+from saelab.training.run_directory import RunDirectory
+
+GROUP = "group.json"
+"""Lies in a directory of runs that belong together: it is no run itself."""
+MAX_DEPTH = 5
+"""Directories below the one asked for that are looked into."""
+_NO_PLACE_FOR_RUNS = frozenset({"checkpoints", "sae", "index", "wandb"})
+
+FOREIGN = "no run"
+"""Why a directory that could be read is passed over."""
+
+State = Literal["training", "trained", "evaluated", "failed"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run set out to do, as its config says: known before there is anything to measure.
+
+    Attributes:
+        kind, settings: of the SAE.
+        tokens: training will see.
+        evaluators: by name, that measure it in the end.
+        seed: of training.
+    """
+
+    kind: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tokens: int | None = None
+    evaluators: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run. What is not known, or not measured yet, is None or absent; it is never 0.
+
+    Attributes:
+        path: its directory.
+        kind, settings: of the SAE.
+        state: how far it is.
+        progress: share of training done, in [0, 1].
+        tokens: seen in training.
+        tokens_per_second: of training.
+        seed: of training.
+        metrics: what evaluators found, by name: `fvu`, `l0`, `ce_score`, `dead_frac`, ...
+        heldout: what training itself found on fewer held-out tokens: `fvu`, `l0`, ...; of the inference
+            form once there is one.
+        written: when its files last changed, seconds since 1970.
+        problems: what could not be read, a sentence each; where training failed, why.
+    """
+
+    path: Path
+    kind: str | None
+    settings: Mapping[str, Any]
+    state: State
+    progress: float | None
+    tokens: int | None
+    tokens_per_second: float | None
+    seed: int | None
+    metrics: Mapping[str, float]
+    heldout: Mapping[str, float]
+    written: float
+    problems: tuple[str, ...] = ()
+
+    def value(self, name: str) -> float | None:
+        """A metric as it was measured last: by an evaluator, or else while training."""
+        return self.metrics.get(name, self.heldout.get(name))
+
+    @property
+    def standing(self) -> str:
+        """How far it is, in words: "training 40 %"."""
+        under_way = self.state == "training" and self.progress is not None
+        return f"{self.state} {100 * (self.progress or 0):.0f} %" if under_way else self.state
+
+    def document(self) -> dict[str, Any]:
+        """JSON-able, every field."""
+        return {
+            **vars(self),
+            "path": str(self.path),
+            "settings": dict(self.settings),
+            "metrics": dict(self.metrics),
+            "heldout": dict(self.heldout),
+            "problems": list(self.problems),
+        }
+
+
+@dataclass(frozen=True)
+class Found:
+    """Below one directory: runs in the order of their paths, and directories that are or hold none, with the reason."""
+
+    runs: tuple[Path, ...]
+    others: Mapping[Path, str]
+
+
+def find_runs(root: Path, depth: int = MAX_DEPTH) -> Found:
+    """Look for runs in `root` and up to `depth` directories below, not inside runs.
+
+    Raises:
+        SaelabError: it is not a directory.
+    """
+    if not root.is_dir():
+        missing = "this is not a directory" if root.exists() else "this directory does not exist"
+        raise SaelabError(f"there are no runs here: {missing}", where=str(root), fix="name a directory that holds runs")
+    return _look(root, depth)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a run has begun here."""
+    place = RunDirectory(path)
+    signs = (place.config, place.metrics, place.summary, place.sae / "config.json")
+    return not (path / GROUP).exists() and any(sign.is_file() for sign in signs)
+
+
+def _look(path: Path, depth: int) -> Found:
+    try:
+        if is_run(path):
+            return Found((path,), {})
+        group, inside = (path / GROUP).exists(), _directories(path) if depth else []
+    except OSError as error:
+        return Found((), {path: _refused(error)})
+    below = [_look(directory, depth - 1) for directory in inside]
+    runs = tuple(run for found in below for run in found.runs)
+    others = {other: why for found in below for other, why in found.others.items()}
+    if not runs:  # one line for a foreign tree, and one for each part of it that has another reason
+        why_none = "none of its runs has begun" if group else FOREIGN
+        others = {other: why for other, why in others.items() if why != FOREIGN} or {path: why_none}
+    return Found(runs, others)
+
+
+def _directories(path: Path) -> list[Path]:
+    """Where runs may lie directly inside `path`."""
+    return sorted(
+        inside
+        for inside in path.iterdir()
+        if inside.is_dir()
+        and inside.name not in _NO_PLACE_FOR_RUNS
+        and not inside.name.startswith((".", "_"))
+        and ".tmp-" not in inside.name
+    )
+
+
+def _refused(error: OSError) -> str:
+    return f"cannot be read: {error.strerror or error}"
+
+
+def read_run(path: Path, plan: Plan | None = None) -> RunRecord:
+    """Read what the run in `path` has written so far; damaged files are named in `problems`.
+
+    Raises:
+        SaelabError: the directory itself refuses to be read.
+    """
+    try:
+        return _read(path, plan or Plan())
+    except OSError as error:
+        raise SaelabError(_refused(error), where=str(path)) from error
+
+
+def _read(path: Path, plan: Plan) -> RunRecord:
+    place = RunDirectory(path)
+    problems: list[str] = []
+    sae = _object(place.sae / "config.json", problems)
+    summary = _object(place.summary, problems)
+    lines = {} if summary else _latest(place.metrics, problems)
+    evaluations = _evaluations(place.eval, summary.get("sae_sha256"), problems)
+    failure = summary.get("failed")
+    problems += [f"training failed: {failure}"] if failure else []
+    tokens = _number(summary.get("tokens", lines.get("tokens")))
+    return RunRecord(
+        path=path,
+        kind=sae.get("kind", plan.kind),
+        settings=sae.get("settings", plan.settings),
+        state=_state(bool(failure), place.finished, evaluations, plan),
+        progress=1.0 if place.finished else min(1.0, (tokens or 0) / plan.tokens) if plan.tokens else None,
+        tokens=None if tokens is None else int(tokens),
+        tokens_per_second=_number(summary.get("tokens_per_second", lines.get("tokens_per_second"))),
+        seed=plan.seed,
+        metrics={name: value for entry in evaluations.values() for name, value in _numbers(entry["metrics"]).items()},
+        heldout=_numbers(_deployed(summary)) if summary else _while_training(lines),
+        written=_written(place),
+        problems=tuple(problems),
+    )
+
+
+def _state(failed: bool, finished: bool, evaluations: Mapping[str, Any], plan: Plan) -> State:
+    if failed:
+        return "failed"
+    if not finished:
+        return "training"
+    return "evaluated" if evaluations and evaluations.keys() >= set(plan.evaluators) else "trained"
+
+
+def _object(path: Path, problems: list[str]) -> dict[str, Any]:
+    """A JSON object; empty where there is none, and a problem where it is damaged."""
+    if not path.exists():
+        return {}
+    try:
+        found = read_json(path)
+    except SaelabError as error:
+        problems.append(f"{path.name}: {error.message}")
+        return {}
+    if not isinstance(found, dict):
+        problems.append(f"{path.name}: not a JSON object")
+        return {}
+    return found
+
+
+def _evaluations(path: Path, sae_sha256: str | None, problems: list[str]) -> dict[str, dict[str, Any]]:
+    """Entries of `eval.json` that are of this run's SAE."""
+    document = _object(path, problems)
+    found = document.get("evaluations", {})
+    if sae_sha256 and document and document.get("sae_sha256") != sae_sha256:
+        problems.append(f"{path.name}: of another SAE than the one in sae/")
+        return {}
+    if not isinstance(found, dict):
+        problems.append(f"{path.name}: it holds no evaluations")
+        return {}
+    return {
+        name: entry
+        for name, entry in found.items()
+        if isinstance(entry, dict) and isinstance(entry.get("metrics"), dict)
+    }
+
+
+def _latest(path: Path, problems: list[str]) -> dict[str, Any]:
+    """The newest value of every name in `metrics.jsonl`; lines cut short by a kill are passed over."""
+    latest: dict[str, Any] = {}
+    try:
+        for line in _lines(path):
+            latest |= line
+    except OSError as error:
+        problems.append(f"{path.name}: {_refused(error)}")
+    return latest
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(line, dict):
+                yield line
+
+
+def _deployed(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Held-out numbers of the inference form; older summaries hold one form alone."""
+    heldout = summary.get("heldout")
+    found = heldout.get("inference", heldout) if isinstance(heldout, dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _while_training(lines: Mapping[str, Any]) -> dict[str, float]:
+    batch = {"l0": lines.get("metrics/l0")}
+    return _numbers(batch | {n.removeprefix("heldout/"): v for n, v in lines.items() if n.startswith("heldout/")})
+
+
+def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
+    return {name: number for name, value in found.items() if (number := _number(value)) is not None}
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None for whatever else a file may hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def _written(place: RunDirectory) -> float:
+    """When a file that says how the run does was last written; of the directory where there is none."""
+    files = (place.eval, place.summary, place.metrics, place.config)
+    times = [path.stat().st_mtime for path in files if path.exists()]
+    return max(times, default=place.path.stat().st_mtime)
