@@ -48,16 +48,24 @@ def memory_since(start: Path = Path("/proc/self")) -> tuple[int, int] | None:
 
     Unlike `peak_memory_bytes` it knows nothing of the process that started this one.
     """
+    found = _status(start, "VmRSS", "VmHWM")
+    return None if found is None else (found[0], found[1])
+
+
+def own_memory(start: Path = Path("/proc/self")) -> int | None:
+    """This process' resident bytes that no file holds; None where there is no /proc."""
+    found = _status(start, "RssAnon")
+    return None if found is None else found[0]
+
+
+def _status(start: Path, *keys: str) -> list[int] | None:
+    """Sizes in bytes that the kernel tells of a process."""
     try:
         lines = (start / "status").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
+        found = {key: value for key, _, value in (line.partition(":") for line in lines)}
+        return [int(found[key].split()[0]) * 1024 for key in keys]
+    except (OSError, KeyError, ValueError, IndexError):
         return None
-    found = {key: value for key, _, value in (line.partition(":") for line in lines)}
-    try:
-        resident, peak = (int(found[key].split()[0]) * 1024 for key in ("VmRSS", "VmHWM"))
-    except (KeyError, ValueError, IndexError):
-        return None
-    return resident, peak
 
 
 def forget_peak() -> None:

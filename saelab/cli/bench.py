@@ -1,4 +1,4 @@
-"""`saelab bench`: what the variants find where the truth is known, and how fast they train."""
+"""`saelab bench`: what the variants find where the truth is known, how fast they train, and what feeds them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -141,6 +142,61 @@ def kernels(
         _console().print(kernels_table(rows, machine, work, dtype))
     if any(row.refused for row in rows):
         raise typer.Exit(_WRONG)
+
+
+@app.command()
+def activations(
+    config: Annotated[Path, typer.Argument(help="A YAML file, or the name of a shipped one.")] = Path("demo"),
+    override: Annotated[list[str] | None, typer.Option("-o", "--override", help="section.key=value")] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="caching, memory, loader, shuffling, lockstep; repeatable. All of them if none is named."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of everything that is compared.")] = 3,
+    cache_tokens: Annotated[int, typer.Option(min=1, help="Tokens cached in a round.")] = 20_000,
+    memory_tokens: Annotated[int, typer.Option(min=1, help="Tokens cached while memory is watched.")] = 300_000,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps in a round.")] = 48,
+    threads: _Threads = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Measure caching, loading, shuffling and lock-step training, each beside its bar. Caches first what is missing."""
+    from dataclasses import asdict
+
+    from saelab.bench.activations import Extent, Work, run
+    from saelab.bench.timing import threads as with_threads
+    from saelab.bench.train import describe_machine
+    from saelab.cli.console import Reporter
+    from saelab.cli.schema import RunConfig
+    from saelab.cli.shipped import find
+    from saelab.cli.speed import activations_table
+    from saelab.cli.stages import Loaded, Run
+    from saelab.config import load_config
+
+    wanted = load_config(RunConfig, find(config), override or [])
+    extent = Extent(rounds, cache_tokens, memory_tokens, steps)
+    work = Work(
+        wanted.model,
+        wanted.data,
+        wanted.windows,
+        wanted.mask,
+        wanted.activations,
+        wanted.sae_hook,
+        wanted.sae.kind,
+        wanted.sae.settings,
+        wanted.train,
+    )
+    with with_threads(threads):
+        reporter = Reporter(Console(stderr=True))
+        loaded = Loaded(wanted.model, reporter)
+        store = Run(wanted, reporter, loaded, Path(wanted.runs_dir)).cache()
+        with _progress("activations") as report:
+            rows = run(work, loaded.model, store, extent, part or (), report=report)
+        machine = describe_machine(loaded.model.device)
+    if as_json:
+        document = {"rows": [row.document() for row in rows], "machine": machine, "extent": asdict(extent)}
+        typer.echo(json.dumps(document | {"config": wanted.name}, indent=2))
+    else:
+        _console().print(activations_table(rows, machine, wanted.name))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from saelab.bench import kernels, train
+    from saelab.bench import activations, kernels, train
     from saelab.bench.workload import Workload
 
 _MIB = 2**20
@@ -43,6 +43,28 @@ def steps_table(rows: Sequence[train.Row], machine: dict[str, Any], work: Worklo
         own = (f"{floor.median:.2f}" for floor in floors.values())
         shown.add_row("floors, ms", *([""] * 6), *own, f"copy {_gb(timed[0].copy_bytes_per_second)} GB/s")
     return shown
+
+
+def activations_table(rows: Sequence[activations.Row], machine: dict[str, Any], name: str) -> Table:
+    """A row for each figure, what it is made from beside it."""
+    shown = Table(title="Activations", caption=f"{name}; {_machine(machine)}")
+    shown.add_column("part", no_wrap=True)
+    shown.add_column("what")
+    for heading in ("found", "min .. max", "bar"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("")
+    shown.add_column("made from")
+    for row in rows:
+        beside = ", ".join(f"{key} {value:,.4g}" for key, value in row.beside.items())
+        shown.add_row(row.part, row.what, *_figure_cells(row), row.why_not or beside)
+    return shown
+
+
+def _figure_cells(row: activations.Row) -> list[str]:
+    found = "?" if row.value is None else f"{row.value:.3g} {row.unit}".rstrip()
+    spread = f"{min(row.values):.3g} .. {max(row.values):.3g}" if len(row.values) > 1 else ""
+    bar = "" if row.bar is None else f"{'at least' if row.bar.least else 'at most'} {row.bar.limit:g}"
+    return [found, spread, bar, {None: "", True: "met", False: "[bold red]not met[/]"}[row.met]]
 
 
 def _step_cells(row: train.Row) -> list[str]:
@@ -98,10 +120,12 @@ def _remark(row: kernels.Row) -> str:
 
 def _caption(machine: dict[str, Any], work: Workload) -> str:
     sizes = f"d {work.d_model}, latents {work.n_latents:,}, k {work.k}, batch {work.batch_tokens:,}"
+    return f"{sizes}; {_machine(machine)}"
+
+
+def _machine(machine: dict[str, Any]) -> str:
     gpu = f", {', '.join(machine['cuda'])}" if machine["device"].startswith("cuda") else ""
-    return (
-        f"{sizes}; {machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, {machine['device']}{gpu}"
-    )
+    return f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, {machine['device']}{gpu}"
 
 
 def _mib(size: int | None) -> str:
