@@ -16,7 +16,7 @@ from saelab.config import as_dict
 from saelab.errors import RunFailedError
 from saelab.training import Progress, Trainer, checkpoint
 from saelab.training.run_directory import RunDirectory
-from saelab.training.sinks import JsonLines, open_sinks
+from saelab.training.sinks import Sink, check_installed, open_sinks
 
 
 class Group:
@@ -45,6 +45,8 @@ class Group:
         if not fresh:
             for run in self.runs:
                 run.check_same_config()
+        for run in self.runs:
+            check_installed(run.config.train)
         return self.runs[0].cache()
 
     def begin(self, *, fresh: bool) -> None:
@@ -79,13 +81,8 @@ class Group:
         )
         if trainer.resume():
             self.reporter.say(f"train      going on from step {trainer.step}")
-        for run in runs:
-            JsonLines.cut_back(run.directory.metrics, trainer.step)
         try:
-            trainer.sinks = [
-                open_sinks(run.config.train.wandb, run.directory.path, name=run.config.name, config=as_dict(run.config))
-                for run in runs
-            ]
+            trainer.sinks = [_sinks(run, trainer.step) for run in runs]
             with self.reporter.stage("train", trainer.spec.steps) as stage:
                 trainer.report = lambda progress: stage.update(progress.step, _note(progress, len(trainer.active)))
                 trainer.run()
@@ -114,6 +111,10 @@ class Group:
     def evaluate(self, store: Store) -> dict[str, dict[str, Any]]:
         """What `eval.json` of each finished run holds, by the run's name."""
         return {run.config.name: run.evaluate(store) for run in self.runs if run.directory.finished}
+
+
+def _sinks(run: Run, step: int) -> list[Sink]:
+    return open_sinks(run.config.train, run.directory.path, name=run.config.name, config=as_dict(run.config), step=step)
 
 
 def _note(progress: Progress, members: int) -> str:

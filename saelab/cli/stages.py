@@ -263,7 +263,10 @@ _NOTABLE_SHARE = 0.01
 """From here on a run says what outliers took."""
 _ELSEWHERE = frozenset({"eval", "runs_dir", "sweep", "compare"})
 _RHYTHM = frozenset(
-    {"log_every_steps", "heldout_every_steps", "heldout_tokens", "checkpoint_every_steps", "keep_checkpoints", "wandb"}
+    {
+        *("log_every_steps", "heldout_every_steps", "heldout_tokens", "checkpoint_every_steps", "keep_checkpoints"),
+        *("milestones", "milestone_first_step", "wandb", "tensorboard", "trackio"),
+    }
 )
 
 

@@ -8,6 +8,13 @@ import torch
 from torch import Tensor
 
 
+def explained_variance(target: Tensor, recon: Tensor) -> Tensor:
+    """`[tok, d]` twice -> `[]`: `1 - fvu` of one batch, as `Reconstruction` defines it, at the precision of the
+    tensors and without waiting for the device. Not finite where the targets do not vary."""
+    deviation = torch.linalg.vector_norm(target - target.mean(0))  # norms: a fused pass, where squares are written out
+    return 1 - (torch.dist(target, recon) / deviation).square()
+
+
 @dataclass
 class Reconstruction:
     """Accumulates over `[tok, d]` targets and reconstructions, and the L0 of their codes.

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from saelab.activations.loader import Batch
 from saelab.machine import keep_freed_memory
+from saelab.metrics import explained_variance
 from saelab.objectives import Objective, Pass
 from saelab.sae import Blueprint, SparseCode
 from saelab.sae.coders import Precision
@@ -93,6 +94,7 @@ class Member:
             metrics = {f"losses/{name}": value for name, value in losses.items()}
             metrics["losses/total"] = total.detach()
             metrics["metrics/l0"] = firing.sum() / max(code.n_tokens, 1)
+            metrics["metrics/explained_variance"] = explained_variance(batch.target, recon)
             metrics["metrics/dead_latents"] = dead.sum()
             if norm is not None:
                 metrics["metrics/grad_norm"] = norm

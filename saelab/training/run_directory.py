@@ -10,7 +10,7 @@ from pathlib import Path
 
 from saelab.errors import SaelabError
 from saelab.files import only_process, read_json, sweep_temporaries, write_json, write_text, writing
-from saelab.training.sinks import WANDB_ID
+from saelab.training import sinks
 
 _MARKER = ".lock"
 """The lock's file stays, and says whose directory this is."""
@@ -19,7 +19,7 @@ _FAILURE = "failed.json"
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """`runs/<name>/`: config.yaml metrics.jsonl summary.json log.txt sae/ checkpoints/ eval.json."""
+    """`runs/<name>/`: config.yaml metrics.jsonl summary.json log.txt sae/ checkpoints/ milestones/ eval.json."""
 
     path: Path
 
@@ -46,6 +46,10 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def milestones(self) -> Path:
+        return self.path / "milestones"
 
     @property
     def eval(self) -> Path:
@@ -99,12 +103,12 @@ class RunDirectory:
 
     def start_over(self) -> None:
         """Remove what this run has written, and nothing else."""
-        for directory in (self.sae, self.checkpoints):
+        for directory in (self.sae, self.checkpoints, self.milestones, self.path / sinks.EVENTS):
             if directory.exists():
                 with writing(directory):
                     shutil.rmtree(directory)
         files = (self.config, self.metrics, self.summary, self.eval, self.log)
-        for path in (*files, self.path / WANDB_ID, self.path / _FAILURE):
+        for path in (*files, *(self.path / name for name in (sinks.RECORD, sinks.OLD_WANDB_ID, _FAILURE))):
             with writing(path):
                 path.unlink(missing_ok=True)
 

@@ -18,6 +18,22 @@ class WandbSpec:
 
 
 @dataclass(frozen=True)
+class TensorBoardSpec:
+    """TensorBoard, besides metrics.jsonl: event files in the run's directory."""
+
+    enabled: Annotated[bool, "false: tensorboard is not even imported"] = False
+
+
+@dataclass(frozen=True)
+class TrackioSpec:
+    """trackio, besides metrics.jsonl."""
+
+    enabled: Annotated[bool, "false: trackio is not even imported"] = False
+    project: Annotated[str, "project to log to"] = "saelab"
+    space: Annotated[str | None, "a Hugging Face Space to log to (none: this machine)"] = None
+
+
+@dataclass(frozen=True)
 class TrainSpec:
     """How an SAE is trained. Tokens count what the SAE has seen, repeats included."""
 
@@ -42,10 +58,15 @@ class TrainSpec:
     heldout_tokens: Annotated[int, "held-out tokens each of them uses"] = 8192
     checkpoint_every_steps: Annotated[int, "steps between checkpoints"] = 300
     keep_checkpoints: Annotated[int, "newest checkpoints kept"] = 2
+    milestones: Annotated[int, "SAEs kept on the way, at steps even on a logarithmic scale, the last included"] = 0
+    milestone_first_step: Annotated[int | None, "the first of them (none: 1 % of the steps)"] = None
     wandb: WandbSpec = field(default_factory=WandbSpec)
+    tensorboard: TensorBoardSpec = field(default_factory=TensorBoardSpec)
+    trackio: TrackioSpec = field(default_factory=TrackioSpec)
 
     def __post_init__(self) -> None:
         least = {"batch_tokens": 2, "warmup_steps": 0, "dead_after_tokens": 1, "mix_shards": 1, "keep_checkpoints": 1}
+        least |= {"milestones": 0}
         least |= dict.fromkeys(
             ("log_every_steps", "heldout_every_steps", "heldout_tokens", "checkpoint_every_steps"), 1
         )
@@ -55,6 +76,11 @@ class TrainSpec:
         check_seed(self.seed)
         if self.tokens < self.batch_tokens:
             raise SettingError("tokens", f"{self.tokens} tokens are less than one batch of {self.batch_tokens}")
+        first = self.milestone_first_step
+        if first is not None and not 1 <= first <= self.steps:
+            raise SettingError(
+                "milestone_first_step", f"must lie between 1 and the last step, {self.steps}, found {first}"
+            )
         if self.lr <= 0:
             raise SettingError("lr", f"must be positive, found {self.lr}")
         if not all(0 <= beta < 1 for beta in self.betas):

@@ -26,6 +26,7 @@ from saelab.training.sinks import Sink
 STREAM_SETTINGS = (
     *("tokens", "batch_tokens", "mix_shards", "seed", "centre", "scale"),
     *("log_every_steps", "heldout_every_steps", "heldout_tokens", "checkpoint_every_steps", "keep_checkpoints"),
+    *("milestones", "milestone_first_step"),
 )
 """What members of one trainer have in common."""
 CALIBRATION_TOKENS, CALIBRATION_BYTES = 100_000, 2**29

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saelab.metrics import Density, Reconstruction, interval
+from saelab.metrics import Density, Reconstruction, explained_variance, interval
 
 
 def measured(x, r, batches=1, order=None):
@@ -91,3 +91,14 @@ def test_bootstrap_covers_the_truth_and_needs_two_documents():
     assert high - low < 0.2
     assert interval(sums, lambda t: t[1] / t[0], seed=1) == (low, high)
     assert interval(sums[:1], lambda t: t[1] / t[0], seed=1) is None
+
+
+def test_explained_variance_of_a_batch_is_the_accumulators():
+    x = torch.randn(300, 5) * 3 + 50
+    for r in (x + torch.randn(300, 5), x.mean(0).expand_as(x), torch.randn(300, 5)):
+        assert float(explained_variance(x, r)) == pytest.approx(
+            measured(x, r)["explained_variance"], rel=1e-4, abs=1e-6
+        )
+    assert float(explained_variance(x, x)) == 1.0
+    alike = torch.ones(4, 5)
+    assert not torch.isfinite(explained_variance(alike, alike + 1))

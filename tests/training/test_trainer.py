@@ -9,9 +9,9 @@ from saelab.activations.loader import Batch
 from saelab.errors import RunFailedError, SaelabError
 from saelab.sae import build
 from saelab.sae.coders import Precision
-from saelab.training import Member, Trainer, TrainSpec, WandbSpec, checkpoint, optimiser
+from saelab.training import Member, Trainer, TrainSpec, checkpoint, optimiser
 from saelab.training.member import DeadTracker
-from saelab.training.sinks import JsonLines, open_sinks
+from saelab.training.sinks import open_sinks
 
 HOOK, HEADS = "blocks.1.hook_resid_post", "blocks.0.attn.hook_z"
 CPU = torch.device("cpu")
@@ -194,7 +194,7 @@ def diverging(at: int) -> Member:
 def test_a_member_that_diverges_stops_alone(store, tmp_path):
     alone = member(spec())
     Trainer([alone], store, HOOK, directory=tmp_path / "alone").run()
-    sinks = [open_sinks(WandbSpec(), tmp_path / name, name=name, config={}) for name in ("good", "bad")]
+    sinks = [open_sinks(spec(), tmp_path / name, name=name, config={}) for name in ("good", "bad")]
     good = member(spec())
     trainer = Trainer([good, diverging(42)], store, HOOK, directory=tmp_path / "both", sinks=sinks)
     trainer.run()
@@ -324,7 +324,7 @@ def test_a_run_does_not_go_on_with_other_activations(store, tmp_path):
 
 
 def test_heldout_measurements_keep_their_own_rhythm(store, tmp_path):
-    (sink,) = open_sinks(WandbSpec(), tmp_path, name="x", config={})
+    (sink,) = open_sinks(spec(), tmp_path, name="x", config={})
     s = spec(log_every_steps=10, heldout_every_steps=15)
     Trainer([member(s)], store, HOOK, directory=tmp_path, sinks=[[sink]]).run()
     sink.close()
@@ -370,55 +370,3 @@ def test_members_must_agree_on_the_stream(store, tmp_path):
 def test_settings_that_cannot_work(settings, message):
     with pytest.raises(SaelabError, match=message):
         spec(**settings)
-
-
-# -- sinks -----------------------------------------------------------------------------------------------
-
-
-def test_metrics_lines_and_cutting_back(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    (sink,) = open_sinks(WandbSpec(), tmp_path, name="x", config={})
-    for step in (10, 20, 30):
-        sink.log(step, {"loss": 1 / step, "bad": float("nan")})
-    sink.close()
-    with path.open("a") as file:
-        file.write('{"step": 40, "lo')
-    JsonLines.cut_back(path, 20)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines == [{"step": 10, "loss": 0.1, "bad": None}, {"step": 20, "loss": 0.05, "bad": None}]
-    JsonLines.cut_back(tmp_path / "absent.jsonl", 3)
-
-
-def test_wandb_is_not_imported_when_off(store, tmp_path):
-    import subprocess
-    import sys
-
-    code = "import sys, saelab.training.sinks as s; s.open_sinks; print('wandb' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
-
-
-def test_wandb_failures_warn_once_and_absence_says_what_to_install(tmp_path, monkeypatch):
-    import sys
-    from types import SimpleNamespace
-
-    calls = []
-
-    class Failing:
-        def log(self, metrics, step):
-            calls.append(step)
-            raise ConnectionError("gone")
-
-        def finish(self):
-            calls.append("finished")
-
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: Failing()))
-    jsonl, wandb = open_sinks(WandbSpec(mode="offline"), tmp_path, name="x", config={})
-    with pytest.warns(UserWarning, match="training goes on without it: gone"):
-        wandb.log(1, {})
-    wandb.log(2, {})  # a second warning would be an error here
-    wandb.close()
-    jsonl.close()
-    assert calls == [1, 2, "finished"]
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(SaelabError, match=r"pip install 'saelab\[wandb\]'"):
-        open_sinks(WandbSpec(mode="online"), tmp_path, name="x", config={})
