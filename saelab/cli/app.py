@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from saelab import __version__
-from saelab.errors import SaelabError
+from saelab.errors import Interrupted, SaelabError
 
 app = typer.Typer(
     help="Train, measure and browse sparse autoencoders on language-model activations.",
@@ -42,6 +42,9 @@ def main() -> None:
         if left.code == _INTERRUPTED:  # typer has caught the interrupt and said nothing
             Console(stderr=True).print("stopped; the same command goes on from the last checkpoint")
         raise
+    except Interrupted as stopped:
+        Console(stderr=True).print(escape(str(stopped)), highlight=False, soft_wrap=True)
+        sys.exit(stopped.exit_code)
     except SaelabError as error:
         if debug:
             raise
@@ -103,6 +106,7 @@ def _group(config: Path, override: list[str] | None, reporter: Any) -> Any:
 @app.command()
 def run(config: Config, override: Override = None, fresh: Fresh = False, as_json: Json = False) -> None:
     """Cache, train and evaluate: everything a config describes. The same command again goes on."""
+    from saelab.cli import runs
     from saelab.cli.results import explain
 
     group = _group(config, override, _reporter(as_json))
@@ -116,6 +120,8 @@ def run(config: Config, override: Override = None, fresh: Fresh = False, as_json
         _print_json(next(iter(documents.values())) if alone and documents else documents)
     elif alone:
         explain(group.runs[0], documents[group.runs[0].config.name])
+    else:
+        _console().print(runs.table(runs.list_runs([group.directory.path])))
     group.check_failures()
 
 
@@ -142,10 +148,20 @@ def train(config: Config, override: Override = None, fresh: Fresh = False) -> No
 @app.command(name="compare")
 def compare_(config: Config, override: Override = None, fresh: Fresh = False, as_json: Json = False) -> None:
     """Train the members of a comparison on one stream, measure them alike, and set them beside each other."""
-    from saelab.cli.compare import compare
+    from saelab.cli.compare import compare, table
+    from saelab.cli.expand import group_directory
+    from saelab.evals.family import render
 
-    reporter = _reporter(as_json)
-    groups = compare(_load(config, override), reporter, fresh=fresh)
+    loaded, reporter = _load(config, override), _reporter(as_json)
+    groups = compare(loaded, reporter, fresh=fresh)
+    found = table(loaded)
+    written = render.write(found, group_directory(loaded), "compare")
+    if as_json:
+        _print_json(render.document(found))
+    else:
+        _console().print(render.terminal(found))
+        for line in (*render.notes(found), *(str(path) for path in written)):
+            reporter.say(line)
     for group in groups:
         group.check_failures()
 

@@ -31,13 +31,16 @@ def show(
 
 @app.command()
 def validate(config: Config, override: Override = None) -> None:
-    """Check a config; silent and 0 where it is good."""
+    """Check a config, and every member of what it sweeps or compares; 0 where it is good."""
+    from saelab.cli.expand import compared, swept
     from saelab.cli.schema import RunConfig
     from saelab.cli.shipped import find
     from saelab.config import config_sha256, load_config
 
     loaded = load_config(RunConfig, find(config), override or [])
-    typer.echo(f"{config}: good (sha256 {config_sha256(loaded)[:16]})")
+    members = compared(loaded, loaded.compare.seeds[0]) if loaded.compare else swept(loaded)
+    many = f", {len(members)} SAEs on one stream" if len(members) > 1 else ""
+    typer.echo(f"{config}: good (sha256 {config_sha256(loaded)[:16]}{many})")
 
 
 @app.command()

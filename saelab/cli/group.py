@@ -12,11 +12,11 @@ from saelab.activations import Store
 from saelab.cli.console import Reporter
 from saelab.cli.schema import RunConfig
 from saelab.cli.stages import Loaded, Run
-from saelab.config import as_dict
-from saelab.errors import RunFailedError
+from saelab.errors import Interrupted, RunFailedError
 from saelab.training import Progress, Trainer, checkpoint
+from saelab.training.interrupt import stop_on_signals
 from saelab.training.run_directory import RunDirectory
-from saelab.training.sinks import Sink, check_installed, open_sinks
+from saelab.training.sinks import check_installed
 
 
 class Group:
@@ -76,20 +76,24 @@ class Group:
             self._train(together or pending, store)
 
     def _train(self, runs: Sequence[Run], store: Store) -> None:
-        trainer = Trainer(
-            [run.member(store) for run in runs], store, runs[0].config.sae_hook, directory=self.directory.path
-        )
+        members = [run.member(store) for run in runs]
+        by_name = {run.config.name: run for run in runs}
+        trainer = Trainer(members, store, runs[0].config.sae_hook, directory=self.directory.path)
         if trainer.resume():
             self.reporter.say(f"train      going on from step {trainer.step}")
+        trainer.keep = lambda step, member: by_name[member.name].keep(step, trainer, member, store)
         try:
-            trainer.sinks = [_sinks(run, trainer.step) for run in runs]
-            with self.reporter.stage("train", trainer.spec.steps) as stage:
+            trainer.sinks = [run.open_sinks(trainer.step) for run in runs]
+            with self.reporter.stage("train", trainer.spec.steps) as stage, stop_on_signals() as stop:
+                trainer.stop = stop
                 trainer.report = lambda progress: stage.update(progress.step, _note(progress, len(trainer.active)))
                 trainer.run()
         finally:
             trainer.batches.close()
             for sink in (sink for sinks in trainer.sinks for sink in sinks):
                 sink.close()
+        if stop.signal is not None and trainer.step < trainer.spec.steps:
+            raise Interrupted(trainer.step, stop.signal)
         for run, member in zip(runs, trainer.members, strict=True):
             if member.name in trainer.failed:
                 run.directory.write_failure(trainer.failed[member.name])
@@ -111,10 +115,6 @@ class Group:
     def evaluate(self, store: Store) -> dict[str, dict[str, Any]]:
         """What `eval.json` of each finished run holds, by the run's name."""
         return {run.config.name: run.evaluate(store) for run in self.runs if run.directory.finished}
-
-
-def _sinks(run: Run, step: int) -> list[Sink]:
-    return open_sinks(run.config.train, run.directory.path, name=run.config.name, config=as_dict(run.config), step=step)
 
 
 def _note(progress: Progress, members: int) -> str:

@@ -30,7 +30,9 @@ from saelab.lm.windows import SPLITS
 from saelab.sae import SAE, build
 from saelab.training import Member, Trainer, checkpoint, precision
 from saelab.training.member import OUTLIER_NORM
+from saelab.training.milestones import write_milestone
 from saelab.training.run_directory import RunDirectory
+from saelab.training.sinks import Sink, open_sinks
 
 
 class Loaded:
@@ -152,6 +154,15 @@ class Run:
             raise SaelabError(
                 f"this SAE does not fit on {device}: {reason}", where="sae", fix="lower n_latents"
             ) from error
+
+    def open_sinks(self, step: int) -> list[Sink]:
+        """Where this run's metrics go, from `step` on."""
+        config = self.config
+        return open_sinks(config.train, self.directory.path, name=config.name, config=as_dict(config), step=step)
+
+    def keep(self, step: int, trainer: Trainer, member: Member, store: Store) -> None:
+        """Write what the SAE is at a milestone."""
+        write_milestone(self.directory.milestones, step, member, trainer.deploy, self._provenance(store))
 
     def finish(self, trainer: Trainer, member: Member, store: Store) -> None:
         """Write the trained SAE in its inference form, and how training went."""

@@ -20,6 +20,7 @@ from saelab.sae import SAE, Scaling
 from saelab.training import checkpoint
 from saelab.training.checkpoint import Checkpoint
 from saelab.training.member import Member
+from saelab.training.milestones import milestone_steps
 from saelab.training.optimiser import learning_rate
 from saelab.training.sinks import Sink
 
@@ -113,6 +114,7 @@ class Trainer:
         sinks: per member.
         report: called now and then with the first active member's progress.
         stop: looked at after each step.
+        keep: called with each active member at the steps that `milestone_steps` gives, its weights finite.
 
     Attributes:
         failed: why a member has stopped, by name.
@@ -130,6 +132,7 @@ class Trainer:
         sinks: Sequence[Sequence[Sink]] = (),
         report: Callable[[Progress], None] = lambda _: None,
         stop: Stop | None = None,
+        keep: Callable[[int, Member], object] = lambda step, member: None,
     ):
         spec = members[0].spec
         for key in STREAM_SETTINGS:
@@ -138,7 +141,7 @@ class Trainer:
         if len({member.name for member in members}) < len(members):
             raise SaelabError("SAEs on one stream have names of their own", where="train")
         self.members, self.spec, self.store = members, spec, store
-        self.report, self.stop = report, stop
+        self.report, self.stop, self.keep = report, stop, keep
         self.hook, self.target_hook = hook, target_hook
         self.directory = directory / "checkpoints"
         self.sinks = sinks or [[] for _ in members]
@@ -210,13 +213,17 @@ class Trainer:
         Raises:
             RunFailedError: no member's loss is finite any more; the last good checkpoint is kept.
         """
-        spec = self.spec
+        spec, milestones = self.spec, milestone_steps(self.spec)
         while self.step < spec.steps:
             metrics = self._step()
             last = self.step == spec.steps
             heldout = last or self.step % spec.heldout_every_steps == 0
             if heldout or self.step % spec.log_every_steps == 0:
                 self._log(metrics, heldout=heldout)
+            if self.step in milestones:
+                self._check_finite()
+                for member in self.active:
+                    self.keep(self.step, member)
             stopping = self.stop is not None and self.stop.requested
             if last or stopping or self.step % spec.checkpoint_every_steps == 0:
                 self.save()

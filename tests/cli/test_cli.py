@@ -349,20 +349,8 @@ def test_weights_that_diverge_in_the_last_step_are_not_published(saelab, config_
 
 
 @pytest.mark.slow
-def interrupted(process: subprocess.Popen[str]) -> str:
-    """What a process says on its error stream when it is interrupted; asked again, as a person would, where the
-    first one falls into a place (a destructor, a callback) in which Python drops exceptions."""
-    for _ in range(3):
-        process.send_signal(signal.SIGINT)
-        try:
-            return process.communicate(timeout=30)[1]
-        except subprocess.TimeoutExpired:
-            continue
-    process.kill()
-    raise AssertionError(f"not stopped by three interrupts: {process.communicate()[1]}")
-
-
-def test_an_interrupt_says_that_nothing_is_lost(config_text, tmp_path, monkeypatch):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_from_which_the_same_command_goes_on(config_text, tmp_path, monkeypatch, by):
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(config_text())
     command = [*SAELAB, "run", "tiny.yaml", "-o", "train.tokens=12800000"]
@@ -370,9 +358,12 @@ def test_an_interrupt_says_that_nothing_is_lost(config_text, tmp_path, monkeypat
         deadline = time.monotonic() + 100
         while p.poll() is None and time.monotonic() < deadline and not list(tmp_path.glob("runs/*/checkpoints/step-*")):
             time.sleep(0.05)
-        stderr = interrupted(p)
-    assert p.returncode == 130
-    assert "the same command goes on from the last checkpoint" in stderr
+        p.send_signal(by)
+        stderr = p.communicate(timeout=100)[1]
+    assert p.returncode == 128 + by
+    newest = max(tmp_path.glob("runs/tiny/checkpoints/step-*")).name
+    assert f"stopped at step {int(newest[5:])} by {by.name}; the same command goes on from there" in stderr
+    assert "Traceback" not in stderr
 
 
 @pytest.mark.parametrize(

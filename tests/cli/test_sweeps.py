@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from saelab.cli.compare import compare
+from saelab.cli.compare import compare, table
 from saelab.cli.console import Reporter
 from saelab.cli.expand import companions, compared, group_directory, swept
 from saelab.cli.group import Group
@@ -205,12 +205,16 @@ def test_a_comparison_trains_every_member_once_for_each_seed(config_text, report
     afa, absolute = "afa: {sae: {kind: top_afa, n_latents: 128}}", "abs: {sae: {kind: abs_topk, n_latents: 128, k: 8}}"
     compare(config(extra.format(afa), base), reporter, fresh=False)
     places = {p.parent.relative_to(tmp_path / "runs" / "c").as_posix() for p in tmp_path.rglob("eval.json")}
-    names = ("topk-4", "topk-8", "afa", "topk-like-afa")
+    names = ["topk-4", "topk-8", "afa", "topk-like-afa"]
     assert places == {f"seed-{seed}/{name}" for seed in (0, 1) for name in names}
     for seed in (0, 1):
         root = tmp_path / "runs" / "c" / f"seed-{seed}"
         l0 = json.loads((root / "afa" / "eval.json").read_text())["evaluations"]["reconstruction"]["metrics"]["l0"]
         assert json.loads((root / "topk-like-afa" / "sae" / "config.json").read_text())["settings"]["k"] == round(l0)
+    found = table(config(extra.format(afa), base))
+    assert found.complete
+    assert [row.name for row in found.rows] == names
+    assert [len(row.values["fvu"].values) for row in found.rows] == [2, 2, 2, 2]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("sae/weights.safetensors")}
     compare(config(extra.format(f"{afa}, {absolute}"), base), reporter, fresh=False)
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("sae/weights.safetensors")}
