@@ -340,6 +340,20 @@ def test_a_trained_run_stays_what_it_is(saelab, config_text, tmp_path, monkeypat
     refused(saelab("run", "tiny.yaml"), "a run without its config.yaml")
 
 
+def test_where_metrics_go_and_what_is_kept_on_the_way_make_no_other_run(config_text):
+    from saelab.cli.schema import RunConfig
+    from saelab.cli.stages import what_trains
+    from saelab.config import parse_config
+
+    before = config_text().replace("train:\n  {", "train:\n  {wandb: {mode: offline, project: mine}, ")
+    logging = ["train.tensorboard={enabled: true}", "train.trackio={enabled: true, space: us/board}"]
+    kept = ["train.milestones=5", "train.milestone_first_step=2", "train.wandb.mode=off"]
+    old, new = parse_config(RunConfig, before), parse_config(RunConfig, before, overrides=[*logging, *kept])
+    assert (old.train.wandb.project, old.train.tensorboard.enabled, old.train.milestones) == ("mine", False, 0)
+    assert (new.train.trackio.space, new.train.tensorboard.enabled, new.train.milestones) == ("us/board", True, 5)
+    assert what_trains(old) == what_trains(new)
+
+
 @pytest.mark.slow
 def test_weights_that_diverge_in_the_last_step_are_not_published(saelab, config_text, tmp_path):
     Path("tiny.yaml").write_text(config_text())
