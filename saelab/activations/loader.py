@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,7 +38,47 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class _Columns:
+class Wanted:
+    """What training asks of a source of batches.
+
+    Attributes:
+        hook: input; target_hook: what is to be reconstructed (None: the input).
+        loss_grad: serve gradients as well.
+        batch_tokens: rows per batch.
+        mix_shards: shards of a store held in memory and mixed at a time.
+        seed: of the order.
+        pin: make batches in pinned memory, from where CUDA copies them while it computes.
+    """
+
+    hook: str
+    target_hook: str | None
+    loss_grad: bool
+    batch_tokens: int
+    mix_shards: int
+    seed: int
+    pin: bool = False
+
+
+class Batches(Protocol):
+    """Endless training batches that can stop and go on anywhere."""
+
+    def __next__(self) -> Batch: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where whoever takes the batches is; JSON-able."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Serve exactly what followed that state."""
+        ...
+
+    def close(self) -> None:
+        """Let go of threads and memory; the state stays."""
+        ...
+
+
+@dataclass(frozen=True)
+class Columns:
     """The names in a shard of what a batch is made of."""
 
     input: str
@@ -45,7 +86,7 @@ class _Columns:
     loss_grad: str | None
 
     @classmethod
-    def of(cls, store: Store, hook: str, target_hook: str | None, *, loss_grad: bool) -> _Columns:
+    def of(cls, store: Store, hook: str, target_hook: str | None, *, loss_grad: bool) -> Columns:
         """Raises SaelabError where the store lacks one of them."""
         target = hook if target_hook is None else target_hook
         for name in (hook, target):
@@ -54,10 +95,15 @@ class _Columns:
             store.expect_loss_grad()
         return cls(hook, target, loss_grad_name(target) if loss_grad else None)
 
+    @property
+    def names(self) -> list[str]:
+        """Each once."""
+        gradients = [] if self.loss_grad is None else [self.loss_grad]
+        return list(dict.fromkeys([self.input, self.target, *gradients]))
+
     def join(self, parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The rows of all parts, one tensor a column."""
-        names = {self.input, self.target, self.loss_grad} - {None}
-        return {name: torch.cat([part[name] for part in parts]) for name in names}
+        return {name: torch.cat([part[name] for part in parts]) for name in self.names}
 
     def batch(self, tensors: Mapping[str, Tensor]) -> Batch:
         side = {} if self.loss_grad is None else {"loss_grad": tensors[self.loss_grad]}
@@ -108,7 +154,7 @@ class Loader:
         if batch_tokens < 1 or mix_shards < 1:
             raise SaelabError(f"batch_tokens {batch_tokens} and mix_shards {mix_shards} must be at least 1")
         check_seed(seed)
-        self._columns = _Columns.of(store, hook, target_hook, loss_grad=loss_grad)
+        self._columns = Columns.of(store, hook, target_hook, loss_grad=loss_grad)
         if not self.shards:
             raise SaelabError("this store has no training tokens", where=str(store.directory))
 
@@ -119,6 +165,9 @@ class Loader:
         if state["seed"] != self.seed:
             raise SaelabError(f"this state is of seed {state['seed']}, the loader's is {self.seed}")
         self.served = state["served_tokens"]
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -159,6 +208,6 @@ def stored(
     store: Store, split: Split, hook: str, *, target_hook: str | None = None, loss_grad: bool = False
 ) -> Iterator[Batch]:
     """A split once, shard by shard in stored order; with gradients where asked for."""
-    columns = _Columns.of(store, hook, target_hook, loss_grad=loss_grad)
+    columns = Columns.of(store, hook, target_hook, loss_grad=loss_grad)
     for shard in store.of(split):
         yield columns.batch(store.read(shard))
