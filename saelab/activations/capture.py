@@ -18,9 +18,10 @@ from torch import Tensor
 from saelab import __version__, files
 from saelab.activations import index
 from saelab.activations.checked import Checked
+from saelab.activations.forward import Forward, pad
 from saelab.activations.room import Room, estimate, row_bytes
 from saelab.activations.scaling import measure
-from saelab.activations.store import DTYPES, INDEX, MANIFEST, NORM_LIMITS, SCHEMA, Shard, Store, loss_grad_name
+from saelab.activations.store import DTYPES, INDEX, MANIFEST, NORM_LIMITS, SCHEMA, Contexts, Shard, Store
 from saelab.errors import SaelabError, SettingError, check_seed
 from saelab.lm import corpus
 from saelab.lm.corpus import DataSpec
@@ -157,9 +158,10 @@ class _Writer:
         context_length: int,
         report: Callable[[Progress], None],
     ):
-        self.directory, self.lm, self.hooks, self.spec = directory, lm, hooks, spec
+        self.directory, self.hooks, self.spec = directory, hooks, spec
         self.made_of, self.context_length, self.report = made_of, context_length, report
         self.mask_spec, self.mask = mask, Mask.of(mask, lm.tokenizer)
+        self.forward = Forward(lm, hooks, DTYPES[spec.dtype], spec.loss_grad)
         self.sides = {"train": _Side(spec.tokens), "heldout": _Side(spec.heldout_tokens)}
         self.checked = Checked(directory)
         self.finished = self._finished_windows()
@@ -235,13 +237,13 @@ class _Writer:
     # -- one shuffle window -------------------------------------------------------------------------
 
     def _write_window(self, split: Split, side: _Side) -> list[Shard]:
-        padded = self._contexts(side.pending)
+        padded = pad(side.pending, self.context_length)
         rows = self._rows(padded, side.contexts)
         n_rows = rows["position"].shape[0]
         order = torch.from_numpy(self._shuffle(split, side.windows).permutation(n_rows))
         tag = f"{split}-{side.windows:05d}"
         contexts = self.directory / f"contexts-{tag}.safetensors"
-        files.write_tensors(contexts, padded)
+        files.write_tensors(contexts, vars(padded))
         contexts_sha, contexts_bytes = files.sha256_file(contexts), contexts.stat().st_size
         self.checked.add(contexts.name, contexts_sha)
         shards: list[Shard] = []
@@ -274,77 +276,41 @@ class _Writer:
     def _shard_rows(self) -> int:
         return max(1, self.spec.shard_bytes // row_bytes([hook.width for hook in self.hooks], self.spec))
 
-    def _contexts(self, pending: list[Window]) -> dict[str, Tensor]:
-        shape = (len(pending), self.context_length)
-        tokens, documents = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
-        for row, window in enumerate(pending):
-            tokens[row, : len(window.tokens)] = window.tokens
-            documents[row, : len(window.tokens)] = window.documents
-        length = torch.tensor([len(window.tokens) for window in pending], dtype=torch.int32)
-        return {"tokens": torch.from_numpy(tokens), "documents": torch.from_numpy(documents), "length": length}
-
-    def _rows(self, contexts: dict[str, Tensor], first_context: int) -> dict[str, Tensor]:
+    def _rows(self, contexts: Contexts, first_context: int) -> dict[str, Tensor]:
         """The kept rows of all contexts, in order."""
         parts: list[dict[str, Tensor]] = []
         done = 0
-        for start in range(0, len(contexts["tokens"]), self.spec.batch_contexts):
-            batch = {name: value[start : start + self.spec.batch_contexts] for name, value in contexts.items()}
-            activations, gradients = self._run(batch)
-            keep = self._keep(batch, activations)
+        for start in range(0, len(contexts.length), self.spec.batch_contexts):
+            batch = contexts.part(start, self.spec.batch_contexts)
+            values = self.forward.run(batch)
+            keep = self._keep(batch, values)
+            part = self.forward.rows(values, keep)
             context, position = keep.nonzero(as_tuple=True)
-            columns = activations | {loss_grad_name(name): value for name, value in gradients.items()}
-            part = {name: value[keep].to(DTYPES[self.spec.dtype]).cpu() for name, value in columns.items()}
             part["context"] = (context + first_context + start).to(torch.int32).cpu()
             part["position"] = position.to(torch.int32).cpu()
-            part["document"] = batch["documents"][keep.cpu()]
+            part["document"] = batch.documents[keep.cpu()]
             parts.append(part)
             done += part["position"].shape[0]
             self._report(done)
-        rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        for hook in self.hooks:
-            self._check_finite(f"activations at {hook.name}", rows[hook.name])
-            if self.spec.loss_grad:
-                self._check_finite(f"gradients at {hook.name}", rows[loss_grad_name(hook.name)])
-        return rows
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _run(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Activations, and gradients where they are wanted: `[context, position, d_hook]` by hook."""
-        # Padding sits on the right, where a causal model's earlier positions cannot see it.
-        tokens = batch["tokens"].long()
-        if self.spec.loss_grad:
-            return self.lm.capture_with_loss_grad(tokens, batch["length"], self.hooks)
-        return self.lm.capture(tokens, self.hooks), {}
-
-    def _check_finite(self, what: str, values: Tensor) -> None:
-        if not torch.isfinite(values).all():
-            raise SaelabError(
-                f"the model's {what} are not all finite",
-                where=self.lm.identity["name"],
-                fix="try model.dtype: float32",
-            )
-
-    def _keep(self, batch: dict[str, Tensor], activations: dict[str, Tensor]) -> Tensor:
-        """What the mask keeps at every hook: rows of all hooks belong to the same tokens."""
+    def _keep(self, batch: Contexts, values: dict[str, Tensor]) -> Tensor:
         if self.mask_spec.max_norm_ratio is not None and not self.mask.norm_limits:
-            self._set_norm_limits(batch, activations)
-        device = next(iter(activations.values())).device
-        tokens = batch["tokens"].to(device)
-        keep = torch.arange(tokens.shape[1], device=device) < batch["length"].to(device)[:, None]
-        for hook in self.hooks:
-            keep = keep & self.mask.keep(tokens, hook.name, activations[hook.name])
-        return keep
+            self._set_norm_limits(batch, values)
+        return self.forward.keep(batch, values, self.mask)
 
     # -- the norm filter ------------------------------------------------------------------------------
 
-    def _set_norm_limits(self, batch: dict[str, Tensor], activations: dict[str, Tensor]) -> None:
+    def _set_norm_limits(self, batch: Contexts, values: dict[str, Tensor]) -> None:
         """The limit is a multiple of the median norm of the first batch with tokens to keep, and then stays."""
         assert self.mask_spec.max_norm_ratio is not None
-        keep = self.mask.keep_tokens(batch["tokens"]) & (batch["documents"] >= 0)
+        keep = self.mask.keep_tokens(batch.tokens) & (batch.documents >= 0)
         if not keep.any():
             return
         limits = {
-            name: float(value.cpu()[keep].float().norm(dim=-1).median()) * self.mask_spec.max_norm_ratio
-            for name, value in activations.items()
+            hook.name: float(values[hook.name].cpu()[keep].float().norm(dim=-1).median())
+            * self.mask_spec.max_norm_ratio
+            for hook in self.hooks
         }
         self.mask = Mask(self.mask.first_position, self.mask.special, limits)
         files.write_json(self.directory / NORM_LIMITS, limits)

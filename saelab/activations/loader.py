@@ -39,27 +39,18 @@ class Batch:
     side: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Batches(Protocol):
-    """Endless training batches that can say where they are, and go on from there to the bit."""
-
-    def __next__(self) -> Batch: ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """JSON-able: what has been served."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after what `state` says was served. Raises SaelabError where it is of other batches."""
-        ...
-
-    def close(self) -> None:
-        """Let go of threads and buffers."""
-        ...
-
-
 @dataclass(frozen=True)
 class Wanted:
-    """What a trainer asks of its batches; see `Loader`."""
+    """What training asks of a source of batches.
+
+    Attributes:
+        hook: input; target_hook: what is to be reconstructed (None: the input).
+        loss_grad: serve gradients as well.
+        batch_tokens: rows per batch.
+        mix_shards: shards of a store held in memory and mixed at a time.
+        seed: of the order.
+        pin: make batches in pinned memory, from where CUDA copies them while it computes.
+    """
 
     hook: str
     target_hook: str | None
@@ -67,10 +58,29 @@ class Wanted:
     batch_tokens: int
     mix_shards: int
     seed: int
+    pin: bool = False
+
+
+class Batches(Protocol):
+    """Endless training batches that can stop and go on anywhere."""
+
+    def __next__(self) -> Batch: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where whoever takes the batches is; JSON-able."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Serve exactly what followed that state."""
+        ...
+
+    def close(self) -> None:
+        """Let go of threads and memory; the state stays."""
+        ...
 
 
 @dataclass(frozen=True)
-class _Columns:
+class Columns:
     """The names in a shard of what a batch is made of."""
 
     input: str
@@ -78,7 +88,7 @@ class _Columns:
     loss_grad: str | None
 
     @classmethod
-    def of(cls, store: Store, hook: str, target_hook: str | None, *, loss_grad: bool) -> _Columns:
+    def of(cls, store: Store, hook: str, target_hook: str | None, *, loss_grad: bool) -> Columns:
         """Raises SaelabError where the store lacks one of them."""
         target = hook if target_hook is None else target_hook
         for name in (hook, target):
@@ -86,6 +96,12 @@ class _Columns:
         if loss_grad:
             store.expect_loss_grad()
         return cls(hook, target, loss_grad_name(target) if loss_grad else None)
+
+    @property
+    def names(self) -> list[str]:
+        """Each once."""
+        gradients = [] if self.loss_grad is None else [self.loss_grad]
+        return list(dict.fromkeys([self.input, self.target, *gradients]))
 
     def empty(self, store: Store, rows: int, *, pin: bool = False) -> dict[str, Tensor]:
         """Room for `rows` rows, one tensor a column."""
@@ -160,7 +176,7 @@ class Loader:
         if batch_tokens < 1 or mix_shards < 1:
             raise SaelabError(f"batch_tokens {batch_tokens} and mix_shards {mix_shards} must be at least 1")
         check_seed(seed)
-        self._columns = _Columns.of(store, hook, target_hook, loss_grad=loss_grad)
+        self._columns = Columns.of(store, hook, target_hook, loss_grad=loss_grad)
         if not self.shards:
             raise SaelabError("this store has no training tokens", where=str(store.directory))
 
@@ -244,6 +260,6 @@ def stored(
     store: Store, split: Split, hook: str, *, target_hook: str | None = None, loss_grad: bool = False
 ) -> Iterator[Batch]:
     """A split once, shard by shard in stored order; with gradients where asked for."""
-    columns = _Columns.of(store, hook, target_hook, loss_grad=loss_grad)
+    columns = Columns.of(store, hook, target_hook, loss_grad=loss_grad)
     for shard in store.of(split):
         yield columns.batch(store.read(shard))

@@ -96,6 +96,11 @@ class Contexts:
     documents: Tensor
     length: Tensor
 
+    def part(self, start: int, contexts: int) -> Contexts:
+        """So many of them, or what there is, from one on."""
+        rows = slice(start, start + contexts)
+        return Contexts(self.tokens[rows], self.documents[rows], self.length[rows])
+
 
 class Store:
     """A complete activation store, opened for reading.

@@ -17,6 +17,7 @@ from saelab.training import Progress, Trainer, checkpoint
 from saelab.training.interrupt import stop_on_signals
 from saelab.training.run_directory import RunDirectory
 from saelab.training.sinks import check_installed
+from saelab.training.trainer import wanted
 
 
 class Group:
@@ -78,7 +79,9 @@ class Group:
     def _train(self, runs: Sequence[Run], store: Store) -> None:
         members = [run.member(store) for run in runs]
         by_name = {run.config.name: run for run in runs}
-        trainer = Trainer(members, store, runs[0].config.sae_hook, directory=self.directory.path)
+        hook = runs[0].config.sae_hook
+        batches = runs[0].batches(store, wanted(members, hook))
+        trainer = Trainer(members, store, hook, directory=self.directory.path, batches=batches)
         if trainer.resume():
             self.reporter.say(f"train      going on from step {trainer.step}")
         trainer.keep = lambda step, member: by_name[member.name].keep(step, trainer, member, store)

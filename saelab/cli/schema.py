@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from saelab.activations import CaptureSpec
+from saelab.activations.source import SOURCES
 from saelab.config import Choice, OneOf, TableOf
 from saelab.errors import SettingError, did_you_mean
 from saelab.evals import EVALUATORS
@@ -116,6 +117,9 @@ class RunConfig:
     data: Annotated[DataSpec, "the text"]
     activations: Annotated[CaptureSpec, "which activations are kept"]
     sae: Annotated[Choice, OneOf(VARIANTS, hidden=("d_model",), check=check_variant), "the sparse autoencoder"]
+    source: Annotated[Choice, OneOf(SOURCES, hidden=()), "where training's activations come from"] = field(
+        default_factory=lambda: Choice("store", {})
+    )
     hook: Annotated[str | None, "which of activations.hooks the SAE learns (none: the first)"] = None
     windows: Annotated[WindowSpec, "how text becomes contexts"] = field(default_factory=WindowSpec)
     mask: Annotated[MaskSpec, "which positions count"] = field(default_factory=MaskSpec)

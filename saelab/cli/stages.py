@@ -17,6 +17,8 @@ import torch
 from saelab import machine
 from saelab.activations import CaptureSpec, Store, capture
 from saelab.activations.capture import Progress as CaptureProgress
+from saelab.activations.loader import Batches, Wanted
+from saelab.activations.source import SOURCES, Source, Text
 from saelab.cli import provenance
 from saelab.cli.console import Reporter
 from saelab.cli.schema import RunConfig
@@ -113,7 +115,7 @@ class Run:
         for hook in config.activations.hooks:
             self.model.hook(hook)
         started = time.perf_counter()
-        spec = config.activations
+        spec = self.source.capture_spec(config.activations)
         first: list[CaptureProgress] = []
         with self.reporter.stage("cache", spec.tokens + spec.heldout_tokens) as stage:
 
@@ -123,7 +125,15 @@ class Run:
                 rate = gained / max(time.perf_counter() - started, 1e-9)
                 stage.update(progress.done_tokens, f"{rate:,.0f} tokens/s")
 
-            store = capture(self.model, config.data, config.windows, config.mask, spec, report=report)
+            store = capture(
+                self.model,
+                config.data,
+                config.windows,
+                config.mask,
+                spec,
+                report=report,
+                announce=lambda room: self.reporter.say(f"disk       {room}"),
+            )
         self.seconds["cache"] = time.perf_counter() - started
         self._tell_of(store, spec)
         return store
@@ -139,6 +149,17 @@ class Run:
             self.reporter.say(f"mask       the norm filter left out {hits:,} tokens")
         if splits["train"] < spec.tokens:
             self.reporter.say(f"note       the text held fewer tokens than activations.tokens = {spec.tokens:,}")
+
+    @cached_property
+    def source(self) -> Source:
+        """Where its training's activations come from."""
+        return SOURCES[self.config.source.kind](**self.config.source.settings)
+
+    def batches(self, store: Store, wanted: Wanted) -> Batches:
+        """Training batches as a trainer wants them."""
+        config = self.config
+        text = Text(lambda: self.model, config.data, config.windows)
+        return self.source.batches(store, wanted, text, config.activations)
 
     def member(self, store: Store) -> Member:
         """This run's SAE, to be trained."""

@@ -11,7 +11,8 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,31 +55,44 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class Document:
-    """One text; `index` counts the documents that are not empty, from 0."""
+    """One text; `index` counts the documents that are not empty, `row` all of them, from 0."""
 
     index: int
     title: str | None
     text: str
+    row: int = field(default=0, compare=False)
 
 
-def documents(spec: DataSpec) -> Iterator[Document]:
+@dataclass(frozen=True)
+class Place:
+    """How much of the data comes before: rows, and the documents among them (rows that are not blank)."""
+
+    rows: int = 0
+    documents: int = 0
+
+
+def documents(spec: DataSpec, start: Place = Place()) -> Iterator[Document]:
     """Every document that is not blank, read lazily: memory stays bounded whatever the size of the data.
 
     A `.txt` file is one document (a long one is cut, at blank lines, into parts of 4,000 characters or a
     little more), a line of a `.jsonl` or `.json` file is one, and so is a row of
     everything else. A `title` column, where there is one, becomes the title.
 
+    Args:
+        spec: where they are.
+        start: where to begin; what lies before is passed over, not looked at.
+
     Raises:
         SaelabError: nothing is there, it cannot be read, it is not text, or every document is blank.
     """
-    index = 0
-    for where, title, text in _rows(spec):
+    index = start.documents
+    for row, (where, title, text) in enumerate(_rows(spec, start.rows), start.rows):
         if not isinstance(text, str):
             found = "null" if text is None else type(text).__name__
             raise SaelabError(f"'{spec.text_column}' should be text, but is {found}", where=where)
         _check_unicode(text, where)
         if text and not text.isspace():
-            yield Document(index, title if isinstance(title, str) else None, text)
+            yield Document(index, title if isinstance(title, str) else None, text, row)
             index += 1
     if index == 0:
         raise SaelabError("there is no document here, or all are blank", where=spec.dataset)
@@ -130,11 +144,11 @@ def _locate(spec: DataSpec) -> Path | None:
     return path
 
 
-def _rows(spec: DataSpec) -> Iterator[Row]:
+def _rows(spec: DataSpec, skip: int) -> Iterator[Row]:
     path = _locate(spec)
     if path is None or not _is_plain(path):
-        return _dataset_rows(spec, path)
-    return _plain_rows(spec, path)
+        return _dataset_rows(spec, path, skip)
+    return islice(_plain_rows(spec, path), skip, None)
 
 
 # What kind of local data it is.
@@ -292,14 +306,14 @@ def _check_column(column: str, columns: list[str], where: str) -> None:
 # What the `datasets` library reads.
 
 
-def _dataset_rows(spec: DataSpec, path: Path | None) -> Iterator[Row]:
+def _dataset_rows(spec: DataSpec, path: Path | None, skip: int) -> Iterator[Row]:
     column = spec.text_column
     with _reading_dataset(spec, path):
         dataset = _load_saved(path, spec) if path and _is_saved(path) else _load_repository(path, spec)
         if dataset.column_names is not None:  # a stream may not know them before its first row
             _check_column(column, dataset.column_names, spec.dataset)
             dataset = dataset.select_columns([name for name in dataset.column_names if name in (column, "title")])
-        for number, row in enumerate(dataset):
+        for number, row in enumerate(dataset.skip(skip) if skip else dataset, skip):
             where = f"{spec.dataset}: row {number} (counted from 0)"
             _check_column(column, list(row), where)
             yield where, row.get("title"), row[column]

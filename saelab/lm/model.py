@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ class Hook:
 class LanguageModel:
     """A causal language model with named hooks. Inference only: no parameter asks for gradients.
 
+    Several threads may use one: since hooks are the whole model's, passes take turns.
+
     Attributes:
         bridge: TransformerLens' `TransformerBridge`.
         tokenizer: as it was saved, without the bridge's changes.
@@ -103,6 +106,7 @@ class LanguageModel:
         self.dtype = dtype
         self.identity = identity
         self._hooks: dict[str, Hook] = {}
+        self._turn = threading.RLock()
 
     @property
     def n_layers(self) -> int:
@@ -142,7 +146,7 @@ class LanguageModel:
 
     def _run(self, tokens: Tensor, names: Sequence[str], last_layer: int | None) -> dict[str, Tensor]:
         stop = None if last_layer is None else last_layer + 1
-        with torch.no_grad():
+        with self._turn, torch.no_grad():
             _, cache = self.bridge.run_with_cache(
                 tokens, return_cache_object=False, names_filter=list(names), stop_at_layer=stop
             )
@@ -182,7 +186,7 @@ class LanguageModel:
             return values[name]
 
         reads = [(hook.name, partial(read, name=hook.name)) for hook in hooks]
-        with torch.enable_grad(), self.bridge.hooks(fwd_hooks=reads):
+        with self._turn, torch.enable_grad(), self.bridge.hooks(fwd_hooks=reads):
             logits = self.bridge(tokens)
         gradients = _gradients(logits, tokens, length, {hook.name: values[hook.name] for hook in hooks})
         return {hook.name: values[hook.name].detach().flatten(2) for hook in hooks}, gradients
@@ -190,16 +194,17 @@ class LanguageModel:
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         """`[context, position]` -> `[context, position, vocabulary]`, in the model's dtype."""
-        return self.bridge(tokens.to(self.device))
+        with self._turn:
+            return self.bridge(tokens.to(self.device))
 
     @contextmanager
     def edited(self, hook: Hook, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """While inside, `edit` maps the hook's `[context, position, d_hook]` to what flows on."""
+        """While inside, `edit` maps the hook's `[context, position, d_hook]` to what flows on; other threads wait."""
 
         def replace(value: Tensor, hook: Any) -> Tensor:
             return edit(value.flatten(2)).to(value.dtype).view_as(value)
 
-        with self.bridge.hooks(fwd_hooks=[(hook.name, replace)]):
+        with self._turn, self.bridge.hooks(fwd_hooks=[(hook.name, replace)]):
             yield
 
 

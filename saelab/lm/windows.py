@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
 from saelab.errors import SaelabError, SettingError
-from saelab.lm.corpus import Document
+from saelab.lm.corpus import Document, Place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -108,6 +108,10 @@ class _Packer:
             self.tokens.clear()
             self.documents.clear()
 
+    def left(self) -> list[list[int]]:
+        """What is not cut yet: fewer tokens than a context has, and their documents."""
+        return [self.tokens.copy(), self.documents.copy()]
+
     @property
     def _overlap(self) -> int:
         """With BOS, the slot of a context's last token becomes the next one's BOS."""
@@ -119,17 +123,87 @@ class _Packer:
         return Window(self.split, tokens, np.asarray(self.documents[part], dtype=np.int32))
 
 
-def windows(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, spec: WindowSpec) -> Iterator[Window]:
-    """Contexts in document order, both splits interleaved as their documents come.
+@dataclass(frozen=True)
+class Cursor:
+    """Where a reader of windows is in its text, small whatever the text.
+
+    Attributes:
+        place: before the document that is being cut.
+        left: by split, tokens left over from the documents before that place, and which document each is from.
+        taken: windows given already that end in that document.
+    """
+
+    place: Place = field(default_factory=Place)
+    left: Mapping[str, Sequence[list[int]]] = field(default_factory=dict)
+    taken: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Cursor:
+        return cls(Place(**document["place"]), document["left"], document["taken"])
+
+
+class Windows:
+    """Contexts in document order, splits interleaved as their documents come; one can stop and go on anywhere.
 
     Contexts have `context_length` tokens, except the last of a document under `per_document`, which has
     two or more. What does not fill a last context under `concat` is left over.
+
+    Args:
+        documents: the text, from `start.place` on.
+        tokenizer: documents of other splits, and those before `start.place`, never come to it.
+        spec: how text is cut.
+        splits: which sides are wanted.
+        start: where an earlier reader of the same text and splits was.
     """
-    bos = bos_token(tokenizer, spec)
-    packers = {split: _Packer(split, spec, bos) for split in SPLITS}
-    source = iter(documents)
-    while batch := list(islice(source, _BATCH_DOCUMENTS)):
-        encoded = tokenizer([d.text for d in batch], add_special_tokens=False, verbose=False)["input_ids"]
-        for document, ids in zip(batch, encoded, strict=True):
-            side = split_of(document.text, spec.heldout_frac)
-            yield from packers[side].add(document.index, ids[: spec.max_document_tokens])
+
+    def __init__(
+        self,
+        documents: Iterable[Document],
+        tokenizer: PreTrainedTokenizerBase,
+        spec: WindowSpec,
+        *,
+        splits: Collection[Split] = SPLITS,
+        start: Cursor = Cursor(),
+    ):
+        bos = bos_token(tokenizer, spec)
+        self._packers: dict[str, _Packer] = {
+            split: _Packer(split, spec, bos, *map(list, start.left.get(split, ()))) for split in splits
+        }
+        self._tokenizer, self._spec = tokenizer, spec
+        self._at, self._taken = start, start.taken
+        self._rest = islice(self._read(iter(documents)), start.taken, None)
+
+    def __iter__(self) -> Iterator[Window]:
+        return self
+
+    def __next__(self) -> Window:
+        return next(self._rest)
+
+    def cursor(self) -> Cursor:
+        """Where this reader is: another that starts there gives the windows this one has not given yet."""
+        return replace(self._at, taken=self._taken)
+
+    def _read(self, documents: Iterator[Document]) -> Iterator[Window]:
+        while batch := list(islice(documents, _BATCH_DOCUMENTS)):
+            sides = [split_of(document.text, self._spec.heldout_frac) for document in batch]
+            wanted = [(d, side) for d, side in zip(batch, sides, strict=True) if side in self._packers]
+            for (document, side), ids in zip(wanted, self._tokenise([d.text for d, _ in wanted]), strict=True):
+                self._begin(document)
+                for window in self._packers[side].add(document.index, ids[: self._spec.max_document_tokens]):
+                    self._taken += 1
+                    yield window
+
+    def _tokenise(self, texts: list[str]) -> list[list[int]]:
+        return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+
+    def _begin(self, document: Document) -> None:
+        left = {split: packer.left() for split, packer in self._packers.items()}
+        self._at, self._taken = Cursor(Place(document.row, document.index), left), 0
+
+
+def windows(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, spec: WindowSpec) -> Iterator[Window]:
+    """The contexts of both splits, from the beginning of a text."""
+    return Windows(documents, tokenizer, spec)

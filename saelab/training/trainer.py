@@ -93,6 +93,7 @@ def wanted(members: Sequence[Member], hook: str, target_hook: str | None = None)
         batch_tokens=spec.batch_tokens,
         mix_shards=spec.mix_shards,
         seed=spec.seed,
+        pin=members[0].sae.W_dec.device.type == "cuda",
     )
 
 

@@ -1,6 +1,8 @@
 """Sweeps and comparisons: what they expand to, that members equal runs of their own, that they go on after anything."""
 
 import json
+import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from saelab.cli.expand import companions, compared, group_directory, swept
 from saelab.cli.group import Group
 from saelab.cli.schema import RunConfig
 from saelab.config import parse_config
-from saelab.errors import RunFailedError, SaelabError
+from saelab.errors import Interrupted, RunFailedError, SaelabError
 from saelab.files import sha256_file
 
 BASE = """
@@ -220,3 +222,30 @@ def test_a_comparison_trains_every_member_once_for_each_seed(config_text, report
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("sae/weights.safetensors")}
     assert after.items() >= before.items()
     assert {path.parent.parent.name for path in after.keys() - before.keys()} == {"abs"}
+
+
+@pytest.mark.slow
+def test_a_sweep_on_a_stream_goes_on_after_a_stop_to_the_same_bits(config_text, reporter, tmp_path, monkeypatch):
+    base = short(config_text("s")) + "source: {kind: stream, buffer_tokens: 512, sample_tokens: 1000}\n"
+    sweep = config("sweep: {grid: {sae.k: [4, 8]}}", base)
+    straight = config("sweep: {grid: {sae.k: [4, 8]}}", base + "runs_dir: straight\n")
+    run_all(Group(swept(straight), group_directory(straight), reporter))
+
+    group = Group(swept(sweep), group_directory(sweep), reporter)
+    looks = iter(range(47))
+
+    class Asked:
+        signal = signal.SIGTERM
+        requested = property(lambda _: next(looks, None) is None)
+
+    monkeypatch.setattr("saelab.cli.group.stop_on_signals", lambda: nullcontext(Asked()))
+    store = group.prepare(fresh=False)
+    assert 1000 <= store.n_tokens("train") < 2000
+    with group.claimed():
+        group.begin(fresh=False)
+        with pytest.raises(Interrupted, match="stopped at step 48 by SIGTERM; the same command goes on"):
+            group.train(store)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    run_all(Group(swept(sweep), group_directory(sweep), reporter))
+    assert weights(tmp_path / "runs") == weights(tmp_path / "straight")

@@ -18,7 +18,7 @@ from datasets import Dataset, DatasetDict
 
 from saelab.errors import SaelabError
 from saelab.lm import assets, corpus
-from saelab.lm.corpus import DataSpec, Document, documents, identity
+from saelab.lm.corpus import DataSpec, Document, Place, documents, identity
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +158,31 @@ def test_an_asset_is_its_text_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list(documents(spec("asset:wikipedia-sample"))) == [Document(0, "A", "a")]
     assert list(identity(spec("asset:wikipedia-sample"))["files"]) == ["wikipedia.parquet"]
     assert "is a model, not a text" in error_of("asset:smollm2-135m-instruct")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved", "repository", "stream"])
+def test_documents_from_a_place_on_are_those_that_were_left(tmp_path: Path, kind: str):
+    rows = [" " if number % 3 == 1 else f"text {number}" for number in range(20)]
+    lines = [{"text": text, "title": text[-1]} for text in rows]
+    if kind == "jsonl":
+        read = spec(write_lines(tmp_path / "a.jsonl", *lines))
+    elif kind == "parquet":
+        read = spec(write_parquet(tmp_path / "a.parquet", text=rows, title=[text[-1] for text in rows]))
+    elif kind == "saved":
+        Dataset.from_list(lines).save_to_disk(tmp_path / "saved")
+        read = spec(tmp_path / "saved")
+    else:
+        for part in range(3):
+            write_lines(tmp_path / "repository" / f"train-0000{part}.jsonl", *lines[7 * part : 7 * part + 7])
+        read = spec(tmp_path / "repository", streaming=kind == "stream")
+    everything = list(documents(read))
+    assert [document.text for document in everything] == [text for text in rows if text != " "]
+    assert [document.row for document in everything] == [row for row, text in enumerate(rows) if text != " "]
+    for number, document in enumerate(everything):
+        place = Place(document.row, document.index)
+        left = list(documents(read, place))
+        assert left == everything[number:]
+        assert [d.row for d in left] == [d.row for d in everything[number:]]
 
 
 # The hub.

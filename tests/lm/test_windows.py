@@ -1,5 +1,8 @@
 """Text to contexts: nothing lost, nothing twice, documents on one side of the split."""
 
+import json
+from itertools import islice
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 
 from saelab.errors import SaelabError
 from saelab.lm.corpus import Document
-from saelab.lm.windows import WindowSpec, bos_token, split_of, windows
+from saelab.lm.windows import SPLITS, Cursor, Split, Windows, WindowSpec, bos_token, split_of, windows
 
 
 class Letters:
@@ -56,6 +59,56 @@ def test_per_document_windows_hold_one_document_and_start_with_bos(texts, length
         assert 2 <= len(window.tokens) <= length
         seen[document] = seen.get(document, "") + "".join(map(chr, window.tokens[1:]))
     assert seen == dict(enumerate(texts))
+
+
+def reader(texts, spec, splits: tuple[Split, ...] = SPLITS, start=Cursor(), tokenizer=None):  # noqa: B008
+    """A reader of texts of which every second row is blank."""
+    documents = [Document(i, None, text, row=2 * i) for i, text in enumerate(texts)]
+    rest = [document for document in documents if document.row >= start.place.rows]
+    return Windows(rest, tokenizer or Letters(), spec, splits=splits, start=start)  # type: ignore[arg-type]
+
+
+def as_lists(windows):
+    return [(window.split, window.tokens.tolist(), window.documents.tolist()) for window in windows]
+
+
+@given(
+    st.lists(st.text("abcdef", min_size=1, max_size=40), max_size=70),
+    st.integers(2, 12),
+    st.sampled_from(["concat", "per_document"]),
+    st.sampled_from([SPLITS, ("train",)]),
+    st.booleans(),
+    st.integers(0, 300),
+)
+@settings(deadline=None, max_examples=150)
+def test_a_reader_goes_on_where_another_was(texts, length, packing, splits, bos, taken):
+    spec = WindowSpec(length, packing, prepend_bos=bos, heldout_frac=0.3)
+    expected = as_lists(reader(texts, spec, splits))
+    assert expected == [found for found in as_lists(reader(texts, spec)) if found[0] in splits]
+    first = reader(texts, spec, splits)
+    begun = list(islice(first, taken))
+    saved = json.dumps(first.cursor().as_json())
+    assert as_lists(first) == expected[len(begun) :]
+    assert as_lists(reader(texts, spec, splits, Cursor.from_json(json.loads(saved)))) == expected[len(begun) :]
+
+
+def test_what_is_passed_over_is_not_tokenised():
+    class Remembering(Letters):
+        def __call__(self, texts, **options):
+            self.seen = getattr(self, "seen", "") + "".join(texts)
+            return super().__call__(texts, **options)
+
+    texts = [f"{chr(97 + i % 26)}" * 10 for i in range(200)]
+    spec = WindowSpec(context_length=8, heldout_frac=0.3)
+    first = reader(texts, spec, ("train",))
+    for _ in range(100):
+        next(first)
+    cursor, tokenizer = first.cursor(), Remembering()
+    list(reader(texts, spec, ("train",), cursor, tokenizer))
+    later = [text for text in texts[cursor.place.documents :] if split_of(text, 0.3) == "train"]
+    assert 50 < cursor.place.documents < 150
+    assert tokenizer.seen == "".join(later)
+    assert len(json.dumps(cursor.as_json())) < 300
 
 
 def test_without_bos_contexts_are_plain_slices():
