@@ -140,12 +140,29 @@ def train(config: Config, override: Override = None, fresh: Fresh = False) -> No
 
 
 @app.command(name="compare")
-def compare_(config: Config, override: Override = None, fresh: Fresh = False, as_json: Json = False) -> None:
+def compare_(
+    config: Config,
+    override: Override = None,
+    fresh: Fresh = False,
+    show: Annotated[bool, typer.Option("--show", help="train nothing: set out what is measured so far")] = False,
+    as_json: Json = False,
+) -> None:
     """Train the members of a comparison on one stream, measure them alike, and set them beside each other."""
     from saelab.cli.compare import compare
+    from saelab.cli.expand import group_directory
+    from saelab.cli.family import family
+    from saelab.evals.family import document, terminal, write
 
-    reporter = _reporter(as_json)
-    groups = compare(_load(config, override), reporter, fresh=fresh)
+    loaded = _load(config, override)
+    groups = [] if show else compare(loaded, _reporter(as_json), fresh=fresh)
+    table = family(loaded)
+    paths = write(table, group_directory(loaded)) if table.measured else []
+    if as_json:
+        _print_json(document(table))
+    else:
+        console = _console()
+        console.print(terminal(table))
+        console.print(*paths, sep="\n", highlight=False, soft_wrap=True, markup=False)
     for group in groups:
         group.check_failures()
 
