@@ -97,6 +97,7 @@ def store(lm: Any, tiny_text_file: Path, tmp_path: Path):
 def write_run() -> Callable[..., Path]:
     """Writes a run's directory by hand, as far as `state` says; keyword arguments are what evaluators found."""
     from saelab.files import write_json, write_text
+    from saelab.training.run_directory import RunDirectory
 
     def write(path: Path, state: str = "evaluated", *, kind: str = "topk", sae_sha256: str = "a", **found: float):
         eval_lines = "eval: {reconstruction: {}, downstream: {}}\n"
@@ -105,12 +106,11 @@ def write_run() -> Callable[..., Path]:
         line = '{"step": %d, "tokens": %d.0, "tokens_per_second": 90.0, "metrics/l0": 7.5%s}\n'
         heldout = ', "heldout/fvu": 0.5, "heldout/l0": 7.25'
         write_text(path / "metrics.jsonl", line % (2, 200, heldout) + line % (4, 400, "") + '{"step": 5, "tok')
-        if state == "training":
+        if state == "failed":
+            RunDirectory(path).write_failure("its loss is no longer finite at step 5")
+        if state in ("training", "failed"):
             return path
         summary = {"tokens": 1000, "tokens_per_second": 100.0, "sae_sha256": sae_sha256}
-        if state == "failed":
-            write_json(path / "summary.json", summary | {"tokens": 700, "failed": "the loss is no longer finite"})
-            return path
         forms = {"training": {"fvu": 0.41, "l0": 8.0}, "inference": {"fvu": 0.4, "l0": 7.9}}
         write_json(path / "summary.json", summary | {"heldout": forms})
         write_json(path / "sae" / "config.json", {"kind": kind, "settings": {"n_latents": 64, "k": 8}})

@@ -146,22 +146,29 @@ def train(config: Config, override: Override = None, fresh: Fresh = False) -> No
 
 
 @app.command(name="compare")
-def compare_(config: Config, override: Override = None, fresh: Fresh = False, as_json: Json = False) -> None:
+def compare_(
+    config: Config,
+    override: Override = None,
+    fresh: Fresh = False,
+    show: Annotated[bool, typer.Option("--show", help="train nothing: set out what is measured so far")] = False,
+    as_json: Json = False,
+) -> None:
     """Train the members of a comparison on one stream, measure them alike, and set them beside each other."""
-    from saelab.cli.compare import compare, table
+    from saelab.cli.compare import compare
     from saelab.cli.expand import group_directory
-    from saelab.evals.family import render
+    from saelab.cli.family import family
+    from saelab.evals.family import document, terminal, write
 
-    loaded, reporter = _load(config, override), _reporter(as_json)
-    groups = compare(loaded, reporter, fresh=fresh)
-    found = table(loaded)
-    written = render.write(found, group_directory(loaded), "compare")
+    loaded = _load(config, override)
+    groups = [] if show else compare(loaded, _reporter(as_json), fresh=fresh)
+    table = family(loaded)
+    paths = write(table, group_directory(loaded)) if table.measured else []
     if as_json:
-        _print_json(render.document(found))
+        _print_json(document(table))
     else:
-        _console().print(render.terminal(found))
-        for line in (*render.notes(found), *(str(path) for path in written)):
-            reporter.say(line)
+        console = _console()
+        console.print(terminal(table))
+        console.print(*paths, sep="\n", highlight=False, soft_wrap=True, markup=False)
     for group in groups:
         group.check_failures()
 

@@ -6,41 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from saelab.cli.console import Reporter
-from saelab.cli.expand import companion_name, companions, compared, group_directory
+from saelab.cli.expand import companions, compared, group_directory
 from saelab.cli.group import Group
-from saelab.cli.runs import planned
 from saelab.cli.schema import RunConfig
 from saelab.cli.stages import Loaded
 from saelab.errors import SaelabError
-from saelab.evals.family import Comparison, FamilyTable
-from saelab.evals.records import is_run
-
-
-def table(config: RunConfig) -> FamilyTable:
-    """What has been measured so far, members in the config's order."""
-    spec = config.compare
-    assert spec is not None
-    curve = tuple(member.name for member in compared(config, spec.seeds[0])[: len(_curve(config))])
-    beside = {name: companion_name(config, name) for name in spec.companions}
-    comparison = Comparison(
-        members=(*curve, *spec.members, *beside.values()),
-        seeds=spec.seeds,
-        curve=curve,
-        label=config.sae.kind,
-        beside=beside,
-        title=f"{config.model.name.removeprefix('asset:')}, {config.sae_hook}",
-    )
-    places = {
-        (name, seed): group_directory(config) / f"seed-{seed}" / name
-        for name in comparison.members
-        for seed in spec.seeds
-    }
-    return FamilyTable.of(comparison, {key: planned(place) for key, place in places.items() if is_run(place)})
-
-
-def _curve(config: RunConfig) -> list[Any]:
-    assert config.compare is not None
-    return next(iter(config.compare.curve.values()), [])
 
 
 def compare(config: RunConfig, reporter: Reporter, *, fresh: bool) -> list[Group]:

@@ -13,8 +13,6 @@ from saelab.errors import SaelabError
 from saelab.files import read_json
 from saelab.training.run_directory import RunDirectory
 
-GROUP = "group.json"
-"""Lies in a directory of runs that belong together: it is no run itself."""
 MAX_DEPTH = 5
 """Directories below the one asked for that are looked into."""
 _NO_PLACE_FOR_RUNS = frozenset({"checkpoints", "sae", "index", "wandb"})
@@ -121,22 +119,21 @@ def is_run(path: Path) -> bool:
     """Whether a run has begun here."""
     place = RunDirectory(path)
     signs = (place.config, place.metrics, place.summary, place.sae / "config.json")
-    return not (path / GROUP).exists() and any(sign.is_file() for sign in signs)
+    return any(sign.is_file() for sign in signs)
 
 
 def _look(path: Path, depth: int) -> Found:
     try:
         if is_run(path):
             return Found((path,), {})
-        group, inside = (path / GROUP).exists(), _directories(path) if depth else []
+        inside = _directories(path) if depth else []
     except OSError as error:
         return Found((), {path: _refused(error)})
     below = [_look(directory, depth - 1) for directory in inside]
     runs = tuple(run for found in below for run in found.runs)
     others = {other: why for found in below for other, why in found.others.items()}
     if not runs:  # one line for a foreign tree, and one for each part of it that has another reason
-        why_none = "none of its runs has begun" if group else FOREIGN
-        others = {other: why for other, why in others.items() if why != FOREIGN} or {path: why_none}
+        others = {other: why for other, why in others.items() if why != FOREIGN} or {path: FOREIGN}
     return Found(runs, others)
 
 
@@ -175,14 +172,13 @@ def _read(path: Path, plan: Plan) -> RunRecord:
     summary = _object(place.summary, problems)
     lines = {} if summary else _latest(place.metrics, problems)
     evaluations = _evaluations(place.eval, summary.get("sae_sha256"), problems)
-    failure = summary.get("failed")
-    problems += [f"training failed: {failure}"] if failure else []
+    failed = _failed(place, problems)
     tokens = _number(summary.get("tokens", lines.get("tokens")))
     return RunRecord(
         path=path,
         kind=sae.get("kind", plan.kind),
         settings=sae.get("settings", plan.settings),
-        state=_state(bool(failure), place.finished, evaluations, plan),
+        state=_state(failed, place.finished, evaluations, plan),
         progress=1.0 if place.finished else min(1.0, (tokens or 0) / plan.tokens) if plan.tokens else None,
         tokens=None if tokens is None else int(tokens),
         tokens_per_second=_number(summary.get("tokens_per_second", lines.get("tokens_per_second"))),
@@ -200,6 +196,16 @@ def _state(failed: bool, finished: bool, evaluations: Mapping[str, Any], plan: P
     if not finished:
         return "training"
     return "evaluated" if evaluations and evaluations.keys() >= set(plan.evaluators) else "trained"
+
+
+def _failed(place: RunDirectory, problems: list[str]) -> bool:
+    """Whether training stopped for good; why is one of the problems."""
+    try:
+        failure = place.failure
+    except (SaelabError, KeyError, TypeError):
+        failure = "its failed.json cannot be read"
+    problems += [f"training failed: {failure}"] if failure else []
+    return failure is not None
 
 
 def _object(path: Path, problems: list[str]) -> dict[str, Any]:

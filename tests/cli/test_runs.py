@@ -45,8 +45,8 @@ def test_a_row_for_each_run_at_its_stage(runs, write_run):
     assert found["done"][-2].startswith("2096-10-0")
     assert found["family/seed-0/under_way"][5:12] == ["training", "40", "%", "400", "~0.5000", "~7.2", "-"]
     assert found["trained"][1:10] == ["batch_topk", "64", "k", "8", "trained", "1,000", "~0.4000", "~7.9", "-"]
-    assert found["wrong"][5:7] == ["failed", "700"]
-    assert "runs/wrong: training failed: the loss is no longer finite" in out
+    assert found["wrong"][5:7] == ["failed", "400"]
+    assert "runs/wrong: training failed: its loss is no longer finite at step 5" in out
     assert "~ on the few held-out tokens that training looks at" in out
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from saelab.cli.compare import compare, table
+from saelab.cli.compare import compare
 from saelab.cli.console import Reporter
 from saelab.cli.expand import companions, compared, group_directory, swept
+from saelab.cli.family import family
 from saelab.cli.group import Group
 from saelab.cli.schema import RunConfig
 from saelab.config import parse_config
@@ -213,7 +214,7 @@ def test_a_comparison_trains_every_member_once_for_each_seed(config_text, report
         root = tmp_path / "runs" / "c" / f"seed-{seed}"
         l0 = json.loads((root / "afa" / "eval.json").read_text())["evaluations"]["reconstruction"]["metrics"]["l0"]
         assert json.loads((root / "topk-like-afa" / "sae" / "config.json").read_text())["settings"]["k"] == round(l0)
-    found = table(config(extra.format(afa), base))
+    found = family(config(extra.format(afa), base))
     assert found.complete
     assert [row.name for row in found.rows] == names
     assert [len(row.values["fvu"].values) for row in found.rows] == [2, 2, 2, 2]

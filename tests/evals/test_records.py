@@ -65,8 +65,11 @@ def test_a_run_is_evaluated_once_all_its_evaluators_have_spoken(write_run, tmp_p
 
 def test_a_failed_run_says_why(write_run, tmp_path):
     run = read_run(write_run(tmp_path / "r", "failed"), PLAN)
-    assert (run.state, run.standing, run.progress) == ("failed", "failed", 0.7)
-    assert run.problems == ("training failed: the loss is no longer finite",)
+    assert (run.state, run.standing, run.progress) == ("failed", "failed", 0.4)
+    assert run.problems == ("training failed: its loss is no longer finite at step 5",)
+    (tmp_path / "r" / "failed.json").write_text("[]")
+    again = read_run(tmp_path / "r", PLAN)
+    assert (again.state, again.problems) == ("failed", ("training failed: its failed.json cannot be read",))
 
 
 def test_measurements_of_another_sae_do_not_count(write_run, tmp_path):
@@ -112,8 +115,7 @@ def test_runs_are_found_below_groups_but_not_inside_runs(write_run, tmp_path):
     write_run(alone / "inside")
     for hidden in ("family/checkpoints/step-00000001", ".trash/old", "a.tmp-12345678"):
         write_run(tmp_path / hidden)
-    (tmp_path / "family" / "group.json").write_text("{}")
-    (tmp_path / "family" / "config.yaml").write_text("members: {}")
+    (tmp_path / "family" / "log.txt").write_text("a group's own")
     (tmp_path / "notes" / "deep").mkdir(parents=True)
     found = find_runs(tmp_path)
     assert found.runs == (alone, first, second)
@@ -128,12 +130,6 @@ def test_the_search_has_a_depth(write_run, tmp_path):
     assert found.runs == (deep,)
     assert found.others == {tmp_path / "b": "no run"}
     assert too_deep.exists()
-
-
-def test_a_group_that_has_not_begun_is_not_foreign(tmp_path):
-    (tmp_path / "family" / "seed-0").mkdir(parents=True)
-    (tmp_path / "family" / "group.json").write_text("{}")
-    assert find_runs(tmp_path).others == {tmp_path / "family": "none of its runs has begun"}
 
 
 def test_a_directory_that_refuses_is_named(write_run, tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ PANELS = (
 
 def draw(table: FamilyTable, *paths: Path) -> bool:
     """Write the plot to each path, in the format of its ending; False, and nothing, where nothing is measured."""
-    if not any(row.values for row in table.rows):
+    if not table.measured:
         return False
     from matplotlib import rc_context
 
@@ -98,7 +98,14 @@ def _draw(panel: Panel, axis: Axes, table: FamilyTable) -> None:
     if not rows:
         axis.set_axis_off()
         return
-    scene = Scene(panel, [row for row in table.curve if row in rows], _marks(table, rows), table.comparison.label)
+    beside = set(table.comparison.beside.values()) - set(table.comparison.curve)
+    scene = Scene(
+        panel,
+        [row for row in table.curve if row in rows],
+        [row for row in rows if row.name in beside],
+        _marks(table, rows),
+        table.comparison.label,
+    )
     view = View(axis, panel)
     _frame(view, rows)
     _draw_marks(view, scene)
@@ -111,7 +118,7 @@ def _draw(panel: Panel, axis: Axes, table: FamilyTable) -> None:
     if line:
         texts.append(_write(view, scene.label, 11.0, fontweight="bold"))
         wanted.append(Label(*line[-1], *_extent(texts[-1]), rightwards=True))
-    obstacles = [around([view.place(mark.row)], 5.0) for mark in scene.marks]
+    obstacles = [around([view.place(row)], 5.0) for row in (*scene.members, *scene.companions)]
     obstacles += [*(around([place], 2.5) for place in along(line)), *([window] if window else [])]
     places = arrange(wanted, view.box.grown(-3, -3), obstacles)
     _put(view, texts, places)
@@ -129,10 +136,11 @@ class Mark:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a panel shows: the curve in the order of L0, and the other members."""
+    """What a panel shows: the curve in the order of L0, what is of its kind beyond it, and the other members."""
 
     panel: Panel
     curve: Sequence[Row]
+    companions: Sequence[Row]
     marks: Sequence[Mark]
     label: str
 
@@ -174,7 +182,8 @@ class View:
 
 def _marks(table: FamilyTable, rows: Sequence[Row]) -> list[Mark]:
     """A colour and a marker for each member beside the curve, the same in every panel; no pair twice among 56."""
-    others = [row for row in table.rows if row.name not in table.comparison.curve]
+    reference = {*table.comparison.curve, *table.comparison.beside.values()}
+    others = [row for row in table.rows if row.name not in reference]
     return [
         Mark(row, _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)])
         for number, row in enumerate(others)
@@ -229,6 +238,9 @@ def _draw_marks(view: View, scene: Scene) -> None:
         axis.fill_between(l0, low, high, color=_INK, alpha=0.15, linewidth=0, zorder=2)
         heights = [panel.height(spread.mean) for spread in spreads]
         axis.plot(l0, heights, "-o", color=_INK, linewidth=1.6, markersize=5, zorder=3)
+    for row in scene.companions:
+        place = row.values["l0"].mean, panel.height(panel.values(row).mean)
+        axis.plot(*place, "o", color=_INK, markerfacecolor="white", markersize=5, zorder=3)
     for mark in scene.marks:
         l0, value = mark.row.values["l0"], panel.values(mark.row)
         height = panel.height(value.mean)
@@ -261,7 +273,7 @@ def _enlarge(view: View, scene: Scene, crowded: Sequence[Mark]) -> Box | None:
     frame = view.box
     core = around([view.place(mark.row) for mark in crowded], 0.7 * _MARK_POINTS)
     curve = [around([place], 6.0) for place in along([view.place(row) for row in scene.curve])]
-    marks = [around([view.place(row)], 8.0) for row in scene.members]
+    marks = [around([view.place(row)], 8.0) for row in (*scene.members, *scene.companions)]
     better = (frame.left, frame.top if scene.panel.lacking else frame.bottom)  # the side where labels are few
     window = free_window(frame, [core.grown(core.width, 0), *curve, *marks], better)
     if window is None:

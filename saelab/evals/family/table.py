@@ -70,7 +70,8 @@ class Comparison:
         seeds: of training.
         curve: members that are the reference, at two L0 or more.
         label: what the curve is called.
-        beside: for members whose L0 the curve does not cover, the member to compare with.
+        beside: for members whose L0 the curve does not cover, the member to compare with: the reference at an L0 near
+            theirs.
         title: what all have in common, over the plot.
     """
 
@@ -148,6 +149,11 @@ class FamilyTable:
             if (member, seed) in runs and (point := _point(runs[member, seed])) is not None
         }
         return cls(comparison, tuple(_row(comparison, runs, points, member) for member in comparison.members))
+
+    @property
+    def measured(self) -> bool:
+        """Whether anything is."""
+        return any(row.values for row in self.rows)
 
     @property
     def complete(self) -> bool:
