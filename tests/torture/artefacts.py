@@ -10,7 +10,7 @@ from saelab.files import sha256_file, sha256_json
 
 WALL_CLOCK = {"tokens_per_second"}
 """Fields of metrics.jsonl that differ from run to run."""
-_SAME = ("store/*.safetensors", "store/manifest.json", "runs/*/sae/*")
+_SAME = ("store/*.safetensors", "store/manifest.json", "runs/**/sae/*")
 _TEMPORARY = "*.tmp-*"
 _NAMES = {"step": "a checkpoint", "shard": "a shard", "shards": "the index", "sae": "the SAE"}
 
@@ -22,9 +22,10 @@ def artefacts(directory: Path) -> dict[str, str]:
     """A hash by relative path of all that must be equal: shards and manifest, the SAE, the newest checkpoint's tensors,
     metrics without times; and whatever was left half-written, which must not be there."""
     files = [path for pattern in _SAME for path in directory.glob(pattern)]
-    files += sorted(directory.glob("runs/*/checkpoints/step-*/state.safetensors"))[-1:]
+    for checkpoints in directory.glob("runs/**/checkpoints"):
+        files += sorted(checkpoints.glob("step-*/state.safetensors"))[-1:]
     found = {str(path.relative_to(directory)): sha256_file(path) for path in files}
-    for path in directory.glob("runs/*/metrics.jsonl"):
+    for path in directory.glob("runs/**/metrics.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         timeless = [{key: value for key, value in line.items() if key not in WALL_CLOCK} for line in lines]
         found[str(path.relative_to(directory))] = sha256_json(timeless)
