@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -21,6 +20,9 @@ SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 _BATCH_DOCUMENTS = 32
 """Documents tokenised at once."""
+_BATCH_CHARACTERS = 1_000_000
+"""No more documents are added from here on, and a longer document is tokenised in pieces of at most this many:
+a tokenizer takes some 150 bytes for each while it works."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,41 @@ def windows(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, s
     """
     bos = bos_token(tokenizer, spec)
     packers = {split: _Packer(split, spec, bos) for split in SPLITS}
-    source = iter(documents)
-    while batch := list(islice(source, _BATCH_DOCUMENTS)):
-        encoded = tokenizer([d.text for d in batch], add_special_tokens=False, verbose=False)["input_ids"]
-        for document, ids in zip(batch, encoded, strict=True):
+    for batch in _batches(documents):
+        pieces = [_pieces(document.text) for document in batch]
+        firsts = _encode(tokenizer, [first for first, *_ in pieces])
+        for document, ids, (_, *rest) in zip(batch, firsts, pieces, strict=True):
+            for piece in rest:
+                if spec.max_document_tokens is None or len(ids) < spec.max_document_tokens:
+                    ids += _encode(tokenizer, [piece])[0]
             side = split_of(document.text, spec.heldout_frac)
             yield from packers[side].add(document.index, ids[: spec.max_document_tokens])
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    for document in documents:
+        batch.append(document)
+        characters = sum(len(d.text) for d in batch)
+        if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _pieces(text: str) -> list[str]:
+    """The text, where it is long cut before spaces: most tokenizers begin a word there."""
+    pieces: list[str] = []
+    start = 0
+    while len(text) - start > _BATCH_CHARACTERS:
+        end = start + _BATCH_CHARACTERS
+        space = text.rfind(" ", start + _BATCH_CHARACTERS // 2, end)
+        end = space if space >= 0 else end
+        pieces.append(text[start:end])
+        start = end
+    return [*pieces, text[start:]]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[return-value]
