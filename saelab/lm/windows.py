@@ -21,6 +21,9 @@ SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 _BATCH_DOCUMENTS = 32
 """Documents tokenised at once."""
+_BATCH_CHARACTERS = 1_000_000
+"""No more documents are added from here on, and a longer document is tokenised in pieces of at most this many:
+a tokenizer takes some 150 bytes for each while it works."""
 
 
 @dataclass(frozen=True)
@@ -187,11 +190,16 @@ class Windows:
         return replace(self._at, taken=self._taken)
 
     def _read(self, documents: Iterator[Document]) -> Iterator[Window]:
-        while batch := list(islice(documents, _BATCH_DOCUMENTS)):
+        for batch in _batches(documents):
             sides = [split_of(document.text, self._spec.heldout_frac) for document in batch]
             wanted = [(d, side) for d, side in zip(batch, sides, strict=True) if side in self._packers]
-            for (document, side), ids in zip(wanted, self._tokenise([d.text for d, _ in wanted]), strict=True):
+            pieces = [_pieces(document.text) for document, _ in wanted]
+            firsts = self._tokenise([first for first, *_ in pieces])
+            for (document, side), ids, (_, *rest) in zip(wanted, firsts, pieces, strict=True):
                 self._begin(document)
+                for piece in rest:
+                    if self._spec.max_document_tokens is None or len(ids) < self._spec.max_document_tokens:
+                        ids += self._tokenise([piece])[0]
                 for window in self._packers[side].add(document.index, ids[: self._spec.max_document_tokens]):
                     self._taken += 1
                     yield window
@@ -207,3 +215,28 @@ class Windows:
 def windows(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, spec: WindowSpec) -> Iterator[Window]:
     """The contexts of both splits, from the beginning of a text."""
     return Windows(documents, tokenizer, spec)
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    for document in documents:
+        batch.append(document)
+        characters = sum(len(d.text) for d in batch)
+        if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _pieces(text: str) -> list[str]:
+    """The text, where it is long cut before spaces: most tokenizers begin a word there."""
+    pieces: list[str] = []
+    start = 0
+    while len(text) - start > _BATCH_CHARACTERS:
+        end = start + _BATCH_CHARACTERS
+        space = text.rfind(" ", start + _BATCH_CHARACTERS // 2, end)
+        end = space if space >= 0 else end
+        pieces.append(text[start:end])
+        start = end
+    return [*pieces, text[start:]]

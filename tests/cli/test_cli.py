@@ -399,3 +399,50 @@ def test_odd_settings_are_refused_before_anything_runs(saelab, config_text, over
     refused(done)
     for text in texts:
         assert text in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_a_damaged_store_is_described_refused_and_mended(saelab, config_text, tmp_path, own_cache):
+    Path("tiny.yaml").write_text(config_text())
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
+
+    refused(process("cache", "tiny.yaml", preexec_fn=small_files), "the disk is full", "it continues")
+    (store,) = (own_cache / "activations").iterdir()
+    begun = json.loads(saelab("store", "info", str(store), "--json").stdout)
+    assert begun["complete"] is False
+    assert "not finished: the command that began it goes on" in saelab("store", "info", str(store)).stdout
+    assert saelab("store", "verify", str(store)).returncode == 0
+    assert saelab("run", "tiny.yaml", "-o", "runs_dir=straight", "-o", "eval={density: {}}").returncode == 0
+    expected = artefacts(tmp_path / "straight" / "tiny", own_cache)
+
+    shown = saelab("store", "info", str(store)).stdout
+    for text in ("complete", "blocks.1.hook_resid_post [32]", "bfloat16", "context_length 32", "made by  saelab 0."):
+        assert text in shown
+    found = json.loads(saelab("store", "info", str(store), "--json").stdout)
+    assert found["splits"]["train"]["tokens"] >= 3000
+    assert found["bytes"] == sum(path.stat().st_size for path in store.glob("*.safetensors"))
+    assert found["content_sha256"] == json.loads((store / "manifest.json").read_text())["content_sha256"]
+    whole = saelab("store", "verify", str(store))
+    assert whole.returncode == 0
+    assert whole.stdout.startswith("whole: ")
+
+    first, second = sorted(store.glob("shard-train-*"))[:2]
+    first.write_bytes(first.read_bytes()[:-1] + b"\x7f")
+    second.write_bytes(b"")
+    done = saelab("store", "verify", str(store))
+    assert done.returncode == 1
+    assert f"changed     {first} has the right size and another sha256" in done.stdout
+    assert f"truncated   {second} holds 0 bytes" in done.stdout
+    assert f"2 of {len(list(store.glob('*.safetensors')))} files are damaged" in done.stdout
+    damaged = json.loads(saelab("store", "verify", str(store), "--json").stdout)
+    assert [(entry["file"], entry["kind"]) for entry in damaged["damaged"]] == [
+        (first.name, "changed"), (second.name, "truncated")
+    ]  # fmt: skip
+    refused(saelab("run", "tiny.yaml", "-o", "eval={density: {}}"), second.name, "delete its manifest.json")
+    (store / "manifest.json").unlink()
+    assert saelab("run", "tiny.yaml", "-o", "eval={density: {}}").returncode == 0
+    assert artefacts(tmp_path / "runs" / "tiny", own_cache) == expected
+    refused(saelab("store", "verify", str(tmp_path)), "there is no activation store here")
+    refused(saelab("store", "info", "nowhere"), "nowhere", "there is no activation store here")

@@ -155,3 +155,34 @@ def test_bos_falls_back_to_eos_and_says_when_there_is_none():
 def test_settings_that_cannot_work(settings, message):
     with pytest.raises(SaelabError, match=message):
         WindowSpec(**settings)
+
+
+def test_a_context_has_two_tokens_or_more():
+    texts = ["a", "bcde", "f", "ghi", "jk"]
+    for bos in (False, True):
+        found = cut(texts, WindowSpec(context_length=3, packing="per_document", prepend_bos=bos))
+        assert min(len(w.tokens) for w in found) == 2
+        kept = {chr(token) for w in found for token in w.tokens if token}
+        assert kept == set("abcdefghijk" if bos else "bcdghijk")  # what is left over is one token alone
+
+
+@pytest.mark.parametrize("text", ["word " * 400, "x" * 2000, "", "y" * 999 + " z"])
+def test_a_long_document_is_tokenised_piece_by_piece_and_nothing_is_lost(monkeypatch, text):
+    from saelab.lm import windows as module
+
+    class Watched(Letters):
+        longest = 0
+
+        def __call__(self, texts, **options):
+            self.longest = max(self.longest, sum(map(len, texts)))
+            return super().__call__(texts, **options)
+
+    documents = [Document(i, None, part) for i, part in enumerate(["short", text, "after"] * 20)]
+    spec = WindowSpec(context_length=7)
+    whole = list(windows(documents, Letters(), spec))  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 100)
+    tokenizer = Watched()
+    for one, other in zip(windows(documents, tokenizer, spec), whole, strict=True):  # type: ignore[arg-type]
+        assert (one.split, one.tokens.tolist()) == (other.split, other.tokens.tolist())
+        assert one.documents.tolist() == other.documents.tolist()
+    assert tokenizer.longest <= 2 * 100
