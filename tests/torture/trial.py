@@ -24,8 +24,8 @@ _AT_A_WRITE = 1 / 3
 """Of all kills: these wait, from their moment on, until a file is being written."""
 _LONGEST_SECONDS = 300.0
 """A command that takes longer hangs."""
-ENDS = {signal.SIGKILL: {-9}, signal.SIGTERM: {143, -15}, signal.SIGINT: {130, -2}}
-"""Exit codes by signal; negative where it came before the command could catch it."""
+ENDS = {signal.SIGKILL: {-9}, signal.SIGTERM: {143, -15}, signal.SIGINT: {130, 1}}
+"""Exit codes by signal. The second is what a process that is not training yet, or not even saelab's, ends with."""
 
 
 class TrialError(Exception):
