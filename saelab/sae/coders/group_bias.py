@@ -87,6 +87,10 @@ class GroupBias(RuleCoder):
         self.register_buffer("target", target)
         self.register_buffer("started", torch.tensor(float(not warm_start)))
 
+    @property
+    def bound_to_input(self) -> str | None:
+        return "encodes with the decoder's own rows"
+
     def encode(self, seen: Seen) -> Encoding:
         if self.training and len(seen.x) and not self.started:
             self._start(seen)
