@@ -91,6 +91,19 @@ class Coder(nn.Module):
         """The per-token form; self is a copy that may be changed or given back."""
         raise NotImplementedError
 
+    @property
+    def deployed_as(self) -> type[Coder]:
+        """What `inference` gives."""
+        return type(self)
+
+    def adopt(self, other: Coder, W_dec: Tensor) -> None:
+        """Start from the weights of an inference form, a `deployed_as` in the same units with the decoder rows
+        `W_dec`. What that does not have stays as it is: a second head, say."""
+        theirs = dict(other.named_parameters(recurse=False))
+        for name, parameter in self.named_parameters(recurse=False):
+            if name in theirs:
+                parameter.copy_(theirs[name])
+
     def rescale(self, factor: Tensor) -> None:
         """Multiply each latent's activations by its `factor` `[lat]`, positive; thresholds go along.
 
@@ -138,3 +151,8 @@ class RuleCoder(Coder):
 
     def adapt(self, step: Step, W_dec: Tensor) -> None:
         self.rule.adapt(step)
+
+    def adopt(self, other: Coder, W_dec: Tensor) -> None:
+        super().adopt(other, W_dec)
+        if isinstance(other, RuleCoder):
+            self.rule.adopt(other.rule)

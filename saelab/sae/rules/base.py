@@ -85,6 +85,9 @@ class SelectionRule(nn.Module):
         """The per-token form in which the rule is deployed."""
         return self
 
+    def adopt(self, other: SelectionRule) -> None:
+        """Start from the thresholds of an inference form, where training has thresholds."""
+
     def rescale(self, factor: Tensor) -> None:
         """Multiply thresholds by each latent's factor `[lat]`, where there are any."""
 

@@ -112,6 +112,10 @@ class JumpReLU(SelectionRule):
         step = _Step.apply(values, spread(self.threshold, support), self.bandwidth, self.reach == "all")
         return {"step": step, "threshold": self.threshold}  # type: ignore[dict-item]
 
+    def adopt(self, other: SelectionRule) -> None:
+        if isinstance(other, Threshold):
+            self.relative.copy_(other.threshold / self.unit)
+
     def rescale(self, factor: Tensor) -> None:
         self.relative.mul_(factor)
 
