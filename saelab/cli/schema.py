@@ -30,12 +30,13 @@ def check_variant(choice: Choice) -> None:
     Objective(blueprint.losses, blueprint.sae.coder)
 
 
-def _blueprint(choice: Choice) -> Blueprint:
+def _blueprint(choice: Choice, *, transcoder: bool = False, skip: bool = False) -> Blueprint:
     """The variant, without memory for its weights."""
     import torch
 
     with torch.device("meta"):
-        return variants.build(choice.kind, _PROBE_WIDTH, choice.settings)
+        target = _PROBE_WIDTH if transcoder else None
+        return variants.build(choice.kind, _PROBE_WIDTH, choice.settings, target, skip=skip)
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -75,7 +76,7 @@ class SweepSpec:
 class ComparedSpec:
     """One SAE of a comparison."""
 
-    sae: Annotated[Choice, OneOf(VARIANTS, hidden=("d_model",), check=check_variant), "the variant and its settings"]
+    sae: Annotated[Choice, OneOf(VARIANTS, hidden=variants.WIDTHS, check=check_variant), "the variant and its settings"]
     train: Annotated[dict[str, Any], "where its training differs from the others'"] = field(default_factory=dict)
 
 
@@ -116,11 +117,18 @@ class RunConfig:
     model: Annotated[ModelSpec, "the language model"]
     data: Annotated[DataSpec, "the text"]
     activations: Annotated[CaptureSpec, "which activations are kept"]
-    sae: Annotated[Choice, OneOf(VARIANTS, hidden=("d_model",), check=check_variant), "the sparse autoencoder"]
+    sae: Annotated[Choice, OneOf(VARIANTS, hidden=variants.WIDTHS, check=check_variant), "the sparse autoencoder"]
     source: Annotated[Choice, OneOf(SOURCES, hidden=()), "where training's activations come from"] = field(
         default_factory=lambda: Choice("store", {})
     )
     hook: Annotated[str | None, "which of activations.hooks the SAE learns (none: the first)"] = None
+    target_hook: Annotated[
+        str | None, "which of activations.hooks it reconstructs from that: a transcoder (none: the same hook)"
+    ] = None
+    skip: Annotated[bool, "give a transcoder a linear connection from input to output beside the code"] = False
+    init_from: Annotated[
+        str | None, "start from the weights of another SAE: a run's directory, or one that SAE.load reads"
+    ] = None
     windows: Annotated[WindowSpec, "how text becomes contexts"] = field(default_factory=WindowSpec)
     mask: Annotated[MaskSpec, "which positions count"] = field(default_factory=MaskSpec)
     train: Annotated[TrainSpec, "training"] = field(default_factory=TrainSpec)
@@ -133,11 +141,16 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _check_name("name", self.name)
-        if self.hook is not None and self.hook not in self.activations.hooks:
+        for key, hook in (("hook", self.hook), ("target_hook", self.target_hook)):
+            if hook is not None and hook not in self.activations.hooks:
+                raise SettingError(
+                    key, f"'{hook}' is not among activations.hooks", fix=did_you_mean(hook, self.activations.hooks)
+                )
+        if self.target_hook == self.sae_hook:
+            raise SettingError("target_hook", f"'{self.target_hook}' is the input itself", fix="leave target_hook out")
+        if self.skip and self.target_hook is None:
             raise SettingError(
-                "hook",
-                f"'{self.hook}' is not among activations.hooks",
-                fix=did_you_mean(self.hook, self.activations.hooks),
+                "skip", "a skip connection past the code would copy the input", fix="name a target_hook, or skip: false"
             )
         if self.sweep is not None and self.compare is not None:
             raise SettingError("sweep", "a config sweeps or compares, not both")
@@ -147,7 +160,7 @@ class RunConfig:
 
     def _check_together(self) -> None:
         """What the SAE asks of the activations and of the batches."""
-        sae = _blueprint(self.sae).sae
+        sae = _blueprint(self.sae, transcoder=self.target_hook is not None, skip=self.skip).sae
         provided = {"loss_grad"} if self.activations.loss_grad else set()
         if missing := sorted(sae.coder.requires - provided):
             raise SettingError(

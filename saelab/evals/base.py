@@ -21,10 +21,13 @@ class Subject:
     Attributes:
         sae: in inference form, reading raw activations.
         store: held-out activations and contexts.
-        hook: what the SAE reads and reconstructs.
+        hook: what the SAE reads.
         mask: the policy the SAE was trained under.
         model: loads the language model, once, for those who need it.
         report: called with (done, total) while working.
+        target_hook: what it reconstructs (None: what it reads).
+        shared: what evaluators may keep for the next subject, where many SAEs are measured one after another;
+            entries are keyed by all that they depend on.
     """
 
     sae: SAE
@@ -33,6 +36,13 @@ class Subject:
     mask: Mask
     model: Callable[[], LanguageModel]
     report: Callable[[int, int], None] = lambda done, total: None
+    target_hook: str | None = None
+    shared: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def target(self) -> str:
+        """The hook that is reconstructed."""
+        return self.target_hook or self.hook
 
 
 @dataclass(frozen=True)

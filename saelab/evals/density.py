@@ -24,6 +24,6 @@ class Density:
     @torch.no_grad()
     def __call__(self, subject: Subject) -> Result:
         seen = metrics.Density(subject.sae.n_latents)
-        for x in heldout(subject, self.max_tokens):
-            seen.update(subject.sae.encode(x).firing_counts(), x.shape[0])
+        for batch in heldout(subject, self.max_tokens):
+            seen.update(subject.sae.encode(batch.input).firing_counts(), batch.input.shape[0])
         return Result(seen.result(), seen.n_tokens, details={"histogram": seen.histogram()})

@@ -12,12 +12,15 @@ from torch import Tensor
 
 from saelab.errors import SettingError, check_seed
 from saelab.evals.base import Result, Subject
+from saelab.files import sha256_json
 from saelab.lm.model import LanguageModel, next_token_losses
-from saelab.lm.splice import Edit, constant, reconstruct, splice
+from saelab.lm.splice import EditFrom, constant, splice_from, transcode
 from saelab.metrics import interval
 
 COLUMNS = ("tokens", "ce_clean", "ce_sae", "ce_zero", "ce_mean", "kl_sae", "kl_zero", "kl_mean")
 """What is summed over the predicted tokens of each document."""
+Columns = dict[str, Tensor]
+"""By name, `[context, position - 1]`: a number for each predicted token."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,12 @@ class Downstream:
         ce_score      = (CE_zero - CE_sae) / (CE_zero - CE_clean)       ce_score_mean: with CE_mean
         kl_score      = (KL_zero - KL_sae) / KL_zero                    kl_score_mean: with KL_mean
 
-    All runs keep the original activation at positions that the mask leaves out. Every next-token
+    A transcoder is spliced in at its target, computed from its input in the same pass; the ablations are of
+    the target. All runs keep the original activation at positions that the mask leaves out. Every next-token
     prediction inside a context counts. Intervals are bootstrapped over documents.
+
+    What does not depend on the SAE is kept in `Subject.shared`: another SAE then costs two passes of the
+    model instead of four.
     """
 
     contexts: Annotated[int, "held-out contexts, spread evenly over those stored"] = 96
@@ -48,19 +55,26 @@ class Downstream:
     @torch.no_grad()
     def __call__(self, subject: Subject) -> Result:
         lm = subject.model()
-        edits: dict[str, Edit] = {
-            "sae": reconstruct(subject.sae),
-            "zero": constant(0.0),
-            "mean": constant(subject.store.mean(subject.hook)),
-        }
+        ablated: dict[int, Columns] = subject.shared.setdefault(self._key(subject), {})
         sums: dict[int, np.ndarray] = {}
         done = 0
-        for tokens, documents, length in self._batches(subject):
-            for document, row in _measure(lm, subject, edits, tokens, documents, length):
+        for number, (tokens, documents, length) in enumerate(self._batches(subject)):
+            clean = lm.logits(tokens)
+            if number not in ablated:
+                ablated[number] = _ablations(lm, subject, tokens, clean)
+            columns = ablated[number] | _spliced(lm, subject, "sae", transcode(subject.sae), tokens, clean)
+            for document, row in _by_document(columns, documents, length):
                 sums[document] = sums.get(document, np.zeros(len(COLUMNS))) + row
             done += tokens.shape[0]
             subject.report(done, self.contexts)
         return self._result(np.stack([sums[document] for document in sorted(sums)]))
+
+    def _key(self, subject: Subject) -> str:
+        """Names all that the columns without the SAE depend on."""
+        store, mask = subject.store.content_sha256, subject.mask.as_json()
+        return sha256_json(
+            ["downstream", store, mask, subject.hook, subject.target, self.contexts, self.batch_contexts]
+        )
 
     def _batches(self, subject: Subject) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         parts = list(subject.store.contexts("heldout"))
@@ -85,21 +99,28 @@ class Downstream:
         )
 
 
-def _measure(
-    lm: LanguageModel, subject: Subject, edits: dict[str, Edit], tokens: Tensor, documents: Tensor, length: Tensor
-) -> Iterator[tuple[int, np.ndarray]]:
+def _ablations(lm: LanguageModel, subject: Subject, tokens: Tensor, clean: Tensor) -> Columns:
+    """What a batch of contexts gives without the SAE."""
+    losses = next_token_losses(clean, tokens).cpu()
+    columns = {"ce_clean": losses, "tokens": torch.ones_like(losses)}
+    for name, value in {"zero": 0.0, "mean": subject.store.mean(subject.target)}.items():
+        edit = constant(value)
+        columns |= _spliced(lm, subject, name, lambda _, target, edit=edit: edit(target), tokens, clean)
+    return columns
+
+
+def _spliced(lm: LanguageModel, subject: Subject, name: str, edit: EditFrom, tokens: Tensor, clean: Tensor) -> Columns:
+    """Cross-entropy under an edit of the target, and KL from the clean run."""
+    source, target = lm.hook(subject.hook), lm.hook(subject.target)
+    with splice_from(lm, source, target, edit, mask=subject.mask, tokens=tokens):
+        logits = lm.logits(tokens)
+    return {f"ce_{name}": next_token_losses(logits, tokens).cpu(), f"kl_{name}": _kl(clean, logits).cpu()}
+
+
+def _by_document(columns: Columns, documents: Tensor, length: Tensor) -> Iterator[tuple[int, np.ndarray]]:
     """Each document's sums over a batch of contexts."""
-    hook = lm.hook(subject.hook)
-    clean = lm.logits(tokens)
-    columns = {"ce_clean": next_token_losses(clean, tokens)}
-    for name, edit in edits.items():
-        with splice(lm, hook, edit, mask=subject.mask, tokens=tokens):
-            logits = lm.logits(tokens)
-        columns[f"ce_{name}"] = next_token_losses(logits, tokens)
-        columns[f"kl_{name}"] = _kl(clean, logits)
-    columns["tokens"] = torch.ones_like(columns["ce_clean"])
-    real = torch.arange(1, tokens.shape[1]) < length[:, None]
-    table = torch.stack([columns[name] for name in COLUMNS], -1).cpu()[real].double().numpy()
+    real = torch.arange(1, documents.shape[1]) < length[:, None]
+    table = torch.stack([columns[name] for name in COLUMNS], -1)[real].double().numpy()
     owner = documents[:, 1:][real].numpy()
     for document in np.unique(owner):
         yield int(document), table[owner == document].sum(0)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import Tensor
-
-from saelab.activations.loader import stored
+from saelab.activations.loader import Batch, stored
 from saelab.errors import SettingError
 from saelab.evals.base import Subject
 
@@ -21,16 +19,19 @@ def check_max_tokens(max_tokens: int | None) -> None:
         )
 
 
-def heldout(subject: Subject, max_tokens: int | None) -> Iterator[Tensor]:
-    """The first `max_tokens` held-out activations (all: None) in chunks `[tok, d]`, in the dtype and on the
-    device of the SAE; reports progress."""
+def heldout(subject: Subject, max_tokens: int | None) -> Iterator[Batch]:
+    """The first `max_tokens` held-out tokens (all: None) in chunks: input `[tok, d_in]` and target `[tok, d_out]`,
+    in the dtype and on the device of the SAE; reports progress."""
     stored_tokens = subject.store.n_tokens("heldout")
     total = stored_tokens if max_tokens is None else min(max_tokens, stored_tokens)
     done = 0
-    for batch in stored(subject.store, "heldout", subject.hook):
-        for chunk in batch.input[: total - done].split(_CHUNK_TOKENS):
-            yield chunk.to(subject.sae.W_dec)
-            done += chunk.shape[0]
+    for batch in stored(subject.store, "heldout", subject.hook, target_hook=subject.target_hook):
+        left = total - done
+        for x, target in zip(
+            batch.input[:left].split(_CHUNK_TOKENS), batch.target[:left].split(_CHUNK_TOKENS), strict=True
+        ):
+            yield Batch(x.to(subject.sae.W_dec), target.to(subject.sae.W_dec))
+            done += x.shape[0]
             subject.report(done, total)
         if done >= total:
             return

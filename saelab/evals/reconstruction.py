@@ -14,7 +14,8 @@ from saelab.evals.heldout import check_max_tokens, heldout
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """FVU, explained variance, MSE, cosine, shrinkage and L0 on held-out tokens, in raw units."""
+    """FVU, explained variance, MSE, cosine, shrinkage and L0 on held-out tokens, in raw units,
+    of the target where the SAE is a transcoder."""
 
     max_tokens: Annotated[int | None, "held-out tokens used (none: all that are stored)"] = None
 
@@ -24,7 +25,7 @@ class Reconstruction:
     @torch.no_grad()
     def __call__(self, subject: Subject) -> Result:
         seen = metrics.Reconstruction()
-        for x in heldout(subject, self.max_tokens):
-            code = subject.sae.encode(x)
-            seen.update(x, subject.sae.decode(code), code.l0())
+        for batch in heldout(subject, self.max_tokens):
+            code = subject.sae.encode(batch.input)
+            seen.update(batch.target, subject.sae.reconstruct(batch.input, code), code.l0())
         return Result(seen.result(), seen.n_tokens)

@@ -36,6 +36,7 @@ def evaluate(
         "config_sha256": config_sha256,
         "sae_sha256": subject.sae.sha256(),
         "hook": subject.hook,
+        "target_hook": subject.target_hook,
         "store_sha256": subject.store.manifest["content_sha256"],
         "evaluations": {},
     }
@@ -57,7 +58,8 @@ def _known(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     old = read_json(path) if path.exists() else {}
     if not isinstance(old, dict) or not isinstance(old.get("evaluations"), dict):
         return {}
-    same = all(old.get(key) == document[key] for key in ("schema", "saelab", "sae_sha256", "hook", "store_sha256"))
+    keys = ("schema", "saelab", "sae_sha256", "hook", "target_hook", "store_sha256")
+    same = all(old.get(key) == document[key] for key in keys)
     return {name: entry for name, entry in old["evaluations"].items() if isinstance(entry, dict)} if same else {}
 
 

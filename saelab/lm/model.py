@@ -200,11 +200,33 @@ class LanguageModel:
     @contextmanager
     def edited(self, hook: Hook, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
         """While inside, `edit` maps the hook's `[context, position, d_hook]` to what flows on; other threads wait."""
+        with self.edited_from(hook, hook, lambda _, value: edit(value)):
+            yield
+
+    @contextmanager
+    def edited_from(self, source: Hook, hook: Hook, edit: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+        """While inside, `edit(read, value)` is what flows on from `hook`: of its own `[context, position,
+        d_hook]`, and of what `source` carried in the same pass, `[context, position, d_source]`; other threads wait.
+
+        Raises:
+            SaelabError: on running the model, where `source` comes after `hook`.
+        """
+        carried: list[Tensor] = []
+
+        def read(value: Tensor, hook: Any) -> None:
+            carried[:] = [value.flatten(2)]
 
         def replace(value: Tensor, hook: Any) -> Tensor:
-            return edit(value.flatten(2)).to(value.dtype).view_as(value)
+            if not carried:
+                raise SaelabError(
+                    f"'{source.name}' comes after '{replaced}' in the model, so that nothing there can be made of it",
+                    where="target_hook",
+                    fix="read the earlier of the two hooks and reconstruct the later one",
+                )
+            return edit(carried.pop(), value.flatten(2)).to(value.dtype).view_as(value)
 
-        with self._turn, self.bridge.hooks(fwd_hooks=[(hook.name, replace)]):
+        replaced = hook.name
+        with self._turn, self.bridge.hooks(fwd_hooks=[(source.name, read), (hook.name, replace)]):
             yield
 
 

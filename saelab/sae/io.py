@@ -1,12 +1,14 @@
 """saelab's own format: a directory with `config.json` and `weights.safetensors`.
 
 ```
-config.json          schema, saelab, kind, settings, d_in, d_out, form, provenance
+config.json          schema, saelab, kind, settings, d_in, d_out, form, transcoder, skip, provenance
 weights.safetensors  coder.W_enc [lat, d_in]  coder.b_enc [lat]  decoder.W_dec [lat, d_out]  decoder.b_dec [d_out],
+                     with a skip connection decoder.W_skip [d_out, d_in],
                      and what else the variant's coder and rule keep: coder.rule.threshold [] or [lat], ...
 ```
 Loading is strict: another schema, a missing, extra or misshapen tensor, or a value that is not finite
-is an error that says so. Nothing in either file is executed.
+is an error that says so. Nothing in either file is executed. A file from before there were transcoders says
+neither `transcoder` nor `skip`, and is none.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ def load(directory: Path) -> SAE:
     identity = _identity(read_json(path), path)
     try:
         with torch.device("meta"):
-            sae = variants.build(identity.kind, identity.d_in, identity.settings).sae
+            target = identity.d_out if identity.transcoder else None
+            sae = variants.build(identity.kind, identity.d_in, identity.settings, target, skip=identity.skip).sae
     except (SaelabError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise SaelabError(f"not an SAE this saelab can build: {error}", where=str(path)) from error
     if identity.d_out != sae.identity.d_out:
@@ -76,12 +79,13 @@ def _identity(document: Any, path: Path) -> Identity:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise SaelabError(f"expected schema {SCHEMA}, found {found!r}", where=str(path))
     try:
+        document = {"transcoder": False, "skip": False} | document
         fields = {name: document[name] for name in Identity.__dataclass_fields__}
     except KeyError as error:
         raise SaelabError(f"the key {error} is missing", where=str(path)) from error
     types = {"kind": str, "settings": dict, "d_in": int, "d_out": int, "form": str, "provenance": dict}
-    for name, expected in types.items():
-        if not isinstance(fields[name], expected) or isinstance(fields[name], bool):
+    for name, expected in (types | {"transcoder": bool, "skip": bool}).items():
+        if type(fields[name]) is not expected:  # a bool is no number here
             raise SaelabError(f"{name} should be {expected.__name__}, found {fields[name]!r}", where=str(path))
     if not (0 < fields["d_in"] < _WIDEST and 0 < fields["d_out"] < _WIDEST):
         raise SaelabError(f"d_in {fields['d_in']} and d_out {fields['d_out']} are no widths", where=str(path))

@@ -23,15 +23,33 @@ _ENCODE_TOKENS = 2048
 
 
 class Decoder(nn.Module):
-    """`recon = code W_dec + b_dec`; `W_dec` is `[n_latents, d_out]`, a latent a row."""
+    """`code W_dec + b_dec`, and with a skip connection `+ x W_skip^T`.
 
-    def __init__(self, n_latents: int, d_out: int):
+    Args:
+        n_latents, d_out: of the code and of what is reconstructed.
+        skip_from: width of the input where a skip connection leads past the code; it starts at 0.
+
+    Attributes:
+        W_dec: `[n_latents, d_out]`, a latent a row; b_dec: `[d_out]`.
+        W_skip: `[d_out, d_in]`, or None.
+    """
+
+    W_skip: nn.Parameter | None
+
+    def __init__(self, n_latents: int, d_out: int, *, skip_from: int | None = None):
         super().__init__()
         self.W_dec = nn.Parameter(torch.empty(n_latents, d_out))
         self.b_dec = nn.Parameter(torch.zeros(d_out))
+        skip = None if skip_from is None else nn.Parameter(torch.zeros(d_out, skip_from))
+        self.register_parameter("W_skip", skip)
 
     def forward(self, code: SparseCode) -> Tensor:
+        """The part that goes through the code."""
         return gather(code.values, code.support, self.W_dec) + self.b_dec
+
+    def affine(self, x: Tensor) -> Tensor:
+        """The part that does not: `b_dec` `[d_out]`, with a skip connection `b_dec + x W_skip^T` `[tok, d_out]`."""
+        return self.b_dec if self.W_skip is None else torch.addmm(self.b_dec, x, self.W_skip.T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +68,10 @@ class Scaling:
         """`[tok, d]` raw -> scaled, in float32."""
         return (x.float() - self.mean) * self.factor
 
+    def inverse(self) -> Scaling:
+        """The map back: scaled -> raw."""
+        return Scaling(-self.factor * self.mean, 1 / self.factor)
+
 
 @dataclass
 class Identity:
@@ -59,6 +81,7 @@ class Identity:
         kind, settings: the variant and its arguments, enough to build it again.
         d_in, d_out: widths of input and output.
         form: "training" sees scaled inputs; "inference" raw ones, token by token.
+        transcoder: whether it reconstructs something else than its input; skip: with a skip connection.
         provenance: JSON-able: model, hook, mask policy, data, tokens seen, config hash, versions.
     """
 
@@ -67,13 +90,16 @@ class Identity:
     d_in: int
     d_out: int
     form: str = "training"
+    transcoder: bool = False
+    skip: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
 class SAE(nn.Module):
-    """A sparse autoencoder: `sae(x)`, `sae.encode(x) -> SparseCode`, `sae.decode(code)`.
+    """A sparse autoencoder: `sae(x)`, `sae.encode(x) -> SparseCode`, `sae.reconstruct(x, code)`.
 
-    Build one with `saelab.sae.variants.build`, load one with `SAE.load`.
+    A transcoder is one whose output is not its input. Build one with `saelab.sae.variants.build`, load one
+    with `SAE.load`.
     """
 
     def __init__(self, coder: Coder, decoder: Decoder, identity: Identity):
@@ -128,14 +154,20 @@ class SAE(nn.Module):
         return concatenate([self.coder.encode(_part(seen, start)).code for start in starts])
 
     def decode(self, code: SparseCode) -> Tensor:
-        """A code -> `[tok, d_out]`."""
+        """What a code says of the output, `[tok, d_out]`: all of it but for a skip connection."""
         if code.n_latents != self.n_latents:
             raise SaelabError(f"this code has {code.n_latents} latents, the SAE {self.n_latents}")
         return self.decoder(code)
 
+    def reconstruct(self, x: Tensor, code: SparseCode) -> Tensor:
+        """The output for `[..., d_in]` encoded as `code` (or as a changed one), `[tok, d_out]`."""
+        if self.decoder.W_skip is None:
+            return self.decode(code)
+        return self.decode(code) + self._rows(x) @ self.decoder.W_skip.T
+
     def forward(self, x: Tensor) -> Tensor:
         """`[..., d_in]` -> its reconstruction, `[..., d_out]`, in the dtype of the weights."""
-        return self.decode(self.encode(x)).reshape(*x.shape[:-1], self.identity.d_out)
+        return self.reconstruct(x, self.encode(x)).reshape(*x.shape[:-1], self.identity.d_out)
 
     def _rows(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.identity.d_in:
@@ -152,15 +184,16 @@ class SAE(nn.Module):
         Nearly every coder is positively homogeneous, so `W_enc` stays as it is: `b_enc / c`, thresholds
         `/ c`, `b_dec / c + mean`, and `b_enc - W_enc mean` where the encoder does not subtract `b_dec`.
         `W_dec` changes only where a `target` (a transcoder's output) is scaled by another factor than the
-        input, or where codes have no unit.
+        input, or where codes have no unit; a skip connection takes the ratio of the factors, too, and its
+        share of the input's mean goes to `b_dec`.
 
         Args:
             scaling: of the input; None where training saw raw activations.
             target: of the output; None where it is the input.
 
         Raises:
-            SaelabError: folded already; not calibrated where that is needed; or a target for an SAE whose
-                encoder subtracts the output's bias.
+            SaelabError: folded already; not calibrated where that is needed; a target for an SAE whose
+                encoder subtracts the output's bias, or none for a transcoder.
         """
         if self.identity.form == "inference":
             if scaling is not None or target is not None:
@@ -170,8 +203,31 @@ class SAE(nn.Module):
         folded.identity.form = "inference"
         folded.coder = folded.coder.inference(folded.W_dec)
         if scaling is not None or target is not None:
-            _fold(folded, scaling or Scaling(self.b_dec.new_zeros(self.identity.d_in), 1.0), target)
+            folded.fold(scaling or Scaling(self.b_dec.new_zeros(self.identity.d_in), 1.0), target)
         return folded.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def fold(self, scaling: Scaling, target: Scaling | None) -> None:
+        """Put `scaling` before the input and the reverse of `target` (None: of `scaling`) behind the output, in
+        place; for forms whose codes depend on one token alone. See `inference`."""
+        coder, decoder = self.coder, self.decoder
+        if target is not None:
+            self.check_other_target()
+        elif self.identity.transcoder:
+            raise SaelabError(
+                "a transcoder's output has a scaling of its own, and none was given",
+                where=f"SAE({self.identity.kind})",
+            )
+        target = target or scaling
+        mean = scaling.mean.to(decoder.W_dec)
+        coder.fold(mean, scaling.factor)
+        decoder.b_dec.div_(target.factor).add_(target.mean.to(decoder.b_dec))
+        carried = scaling.factor if coder.homogeneous else 1.0
+        if target.factor != carried:
+            decoder.W_dec.mul_(carried / target.factor)
+        if decoder.W_skip is not None:
+            decoder.W_skip.mul_(scaling.factor / target.factor)
+            decoder.b_dec.sub_(decoder.W_skip @ mean)
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
@@ -191,11 +247,13 @@ class SAE(nn.Module):
                 "an encoder that subtracts the decoder's bias reads what it reconstructs, "
                 "and cannot have another target",
                 where=f"SAE({self.identity.kind})",
+                fix="build it for one: build(..., d_out=...)",
             )
 
     def sha256(self) -> str:
         """A fingerprint of weights, variant, settings and form: the key of annotations and indexes."""
         what = [self.identity.kind, self.identity.settings, self.identity.form]
+        what += ["transcoder"] if self.identity.transcoder else []
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             array = value.detach().cpu().contiguous()
@@ -219,19 +277,6 @@ class SAE(nn.Module):
         from saelab.sae import io
 
         return io.load(Path(directory))
-
-
-def _fold(sae: SAE, scaling: Scaling, target: Scaling | None) -> None:
-    coder, decoder = sae.coder, sae.decoder
-    if target is not None:
-        sae.check_other_target()
-    target = target or scaling
-    mean = scaling.mean.to(decoder.W_dec)
-    coder.fold(mean, scaling.factor)
-    decoder.b_dec.div_(target.factor).add_(target.mean.to(decoder.b_dec))
-    carried = scaling.factor if coder.homogeneous else 1.0
-    if target.factor != carried:
-        decoder.W_dec.mul_(carried / target.factor)
 
 
 def _part(seen: Seen, start: int) -> Seen:

@@ -7,7 +7,8 @@ is checked against it. Add one of your own with
     def mine(d_model: int, *, n_latents: int = 8192, ...) -> Blueprint: ...
 
 A variant returns a `Blueprint`: the SAE, the loss terms it trains with (by the names under which
-`saelab.objectives` knows them), and whether the decoder's rows are held at unit norm.
+`saelab.objectives` knows them), and whether the decoder's rows are held at unit norm. One whose losses depend
+on the width of what is reconstructed takes that as `d_out` as well; `build` turns a variant into a transcoder.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from saelab.errors import SettingError
 from saelab.registry import Registry
@@ -75,20 +76,74 @@ VARIANTS: Registry[Callable[..., Blueprint]] = Registry("SAE variant")
 variant = VARIANTS.register
 
 
-def build(kind: str, d_model: int, settings: Mapping[str, Any] | None = None) -> Blueprint:
+_SHORT = 0.3
+"""Norm of a transcoder's encoder rows at the start, where its decoder's have norm 1."""
+WIDTHS = ("d_model", "d_out")
+"""Parameters of a variant that are no settings: the activations say them."""
+
+
+def build(
+    kind: str,
+    d_model: int,
+    settings: Mapping[str, Any] | None = None,
+    d_out: int | None = None,
+    *,
+    skip: bool = False,
+) -> Blueprint:
     """The variant `kind` on activations of width `d_model`, in training form.
 
+    Args:
+        d_out: width of another target: a transcoder, even where it equals `d_model`. None: the SAE
+            reconstructs its input.
+        skip: give a transcoder a linear connection from input to output beside the code.
+
     Raises:
-        SaelabError: an unknown kind, or settings that cannot work together.
+        SaelabError: an unknown kind, settings that cannot work together, or a variant that can reconstruct
+            nothing but its input.
     """
     function = VARIANTS[kind]
-    bound = inspect.signature(function).bind(d_model, **(settings or {}))
+    signature = inspect.signature(function)
+    width = {"d_out": d_model if d_out is None else d_out} if "d_out" in signature.parameters else {}
+    bound = signature.bind(d_model, **width, **(settings or {}))
     bound.apply_defaults()  # written down in full: a default that changes later must not change old SAEs
     blueprint = function(*bound.args, **bound.kwargs)
-    blueprint.sae.identity.kind = kind
-    settings = dict(list(bound.arguments.items())[1:])
-    blueprint.sae.identity.settings = json.loads(json.dumps(settings))  # as a file gives them back
+    identity = blueprint.sae.identity
+    identity.kind = kind
+    settings = {name: value for name, value in list(bound.arguments.items())[1:] if name not in WIDTHS}
+    identity.settings = json.loads(json.dumps(settings))  # as a file gives them back
+    if d_out is not None:
+        _retarget(blueprint, d_out, skip=skip)
+    elif skip:
+        raise SettingError("skip", "a skip connection past the code would copy the input", fix="give another target")
     return blueprint
+
+
+def _retarget(blueprint: Blueprint, d_out: int, *, skip: bool) -> None:
+    """Make a transcoder of an SAE that has just been built.
+
+    The input is no longer reduced by the decoder's bias, which is the target's, and the decoder's rows say
+    nothing of the encoder's, which lie in another space. Where they are free they start at 0, as does the skip
+    connection: the official code of Paulo et al. 2025 (arXiv 2501.18823), which holds no transcoder's decoder at
+    unit norm. Where they are held at unit norm they are random directions, and the encoder's rows start short,
+    so that here, too, what is reconstructed at first is little more than the mean (ours; from rows of norm 1
+    an MLP was learnt more slowly, see README.md).
+    """
+    sae, identity = blueprint.sae, blueprint.sae.identity
+    if sae.coder.bound_to_input is not None:
+        raise SettingError(
+            "target_hook",
+            f"'{identity.kind}' cannot have another target than its input: it {sae.coder.bound_to_input}",
+            fix="choose another variant, or leave target_hook out",
+        )
+    sae.coder.centred = False
+    sae.decoder = Decoder(sae.n_latents, d_out, skip_from=identity.d_in if skip else None)
+    with torch.no_grad():
+        if blueprint.unit_norm_decoder:
+            _random_rows(sae.decoder.W_dec, 1.0)
+            sae.coder.rescale(torch.full((sae.n_latents,), _SHORT))
+        else:
+            sae.decoder.W_dec.zero_()
+    identity.d_out, identity.transcoder, identity.skip = d_out, True, skip
 
 
 def assemble(d_model: int, n_latents: int, coder: Coder, *, decoder_norm: float = 1.0) -> SAE:
@@ -102,10 +157,14 @@ def assemble(d_model: int, n_latents: int, coder: Coder, *, decoder_norm: float 
         raise SettingError("decoder_norm", f"must be positive, found {decoder_norm}")
     sae = SAE(coder, Decoder(n_latents, d_model), Identity(kind="", settings={}, d_in=d_model, d_out=d_model))
     with torch.no_grad():
-        nn.init.normal_(sae.decoder.W_dec)
-        sae.decoder.W_dec.mul_(decoder_norm / sae.decoder.W_dec.norm(dim=1, keepdim=True))
+        _random_rows(sae.decoder.W_dec, decoder_norm)
         coder.initialise(sae.decoder.W_dec)
     return sae
+
+
+def _random_rows(rows: Tensor, norm: float) -> None:
+    nn.init.normal_(rows)
+    rows.mul_(norm / rows.norm(dim=1, keepdim=True))
 
 
 def one_step(d_model: int, n_latents: int, rule: SelectionRule, *, centred: bool, decoder_norm: float = 1.0) -> SAE:
@@ -141,33 +200,33 @@ def _fraction(**fractions: float) -> None:
             raise SettingError(key, f"a fraction lies between 0 and 1, found {value}")
 
 
-def _aux_width(aux_k: int | None, d_model: int) -> int:
-    """The paper's `k_aux`: the power of two nearest `d_model / 2`."""
+def _aux_width(aux_k: int | None, d_out: int) -> int:
+    """The paper's `k_aux`: the power of two nearest half the width of what is reconstructed."""
     if aux_k is not None and aux_k < 1:
         raise SettingError("aux_k", f"aux_k must be at least 1, not {aux_k}", fix="aux_coefficient: 0 turns it off")
-    return aux_k or 2 ** round(math.log2(max(d_model, 2) / 2))
+    return aux_k or 2 ** round(math.log2(max(d_out, 2) / 2))
 
 
 def _aux(
-    d_model: int,
+    d_out: int,
     aux_k: int | None,
     coefficient: float,
     rule: Callable[[int], SelectionRule] = TopK,
 ) -> tuple[LossTerm, ...]:
     """AuxK, or nothing where its weight is 0."""
     _not_negative(aux_coefficient=coefficient)
-    settings = {"rule": rule(_aux_width(aux_k, d_model))}
+    settings = {"rule": rule(_aux_width(aux_k, d_out))}
     return (LossTerm("auxk", coefficient, settings=settings),) if coefficient > 0 else ()
 
 
 def _aux_zipf(
-    d_model: int, n_latents: int, k: float, aux_k: int | None, coefficient: float, gamma: float | None
+    d_out: int, n_latents: int, k: float, aux_k: int | None, coefficient: float, gamma: float | None
 ) -> tuple[LossTerm, ...]:
     """AuxK for underused latents; for dead ones alone where `gamma` is None."""
     if gamma is None or coefficient == 0:
-        return _aux(d_model, aux_k, coefficient)
+        return _aux(d_out, aux_k, coefficient)
     _not_negative(aux_coefficient=coefficient)
-    rule = TopK(_aux_width(aux_k, d_model))
+    rule = TopK(_aux_width(aux_k, d_out))
     return (LossTerm("aux_zipf", coefficient, settings={"rule": rule, "n_latents": n_latents, "k": k, "gamma": gamma}),)
 
 
@@ -182,6 +241,7 @@ _SQUARED = LossTerm("sum_squared_error")
 def topk(
     d_model: int,
     *,
+    d_out: int,
     n_latents: NLatents = 8192,
     k: K = 32,
     aux_k: AuxK = None,
@@ -196,7 +256,7 @@ def topk(
     bias starts at the mean, not at the geometric median.
     """
     sae = one_step(d_model, n_latents, TopK(k), centred=True)
-    losses = (_MSE, *_aux(d_model, aux_k, aux_coefficient))
+    losses = (_MSE, *_aux(d_out, aux_k, aux_coefficient))
     if multi_k is not None:
         _not_negative(multi_coefficient=multi_coefficient)
         if not k < multi_k <= n_latents:
@@ -209,6 +269,7 @@ def topk(
 def abs_topk(
     d_model: int,
     *,
+    d_out: int,
     n_latents: NLatents = 8192,
     k: K = 32,
     aux_k: AuxK = None,
@@ -221,13 +282,14 @@ def abs_topk(
     is an auxiliary loss; the paper has neither. The encoder is untied, as in its practice.
     """
     sae = one_step(d_model, n_latents, AbsTopK(k), centred=True)
-    return Blueprint(sae, (_MSE, *_aux(d_model, aux_k, aux_coefficient, AbsTopK)), unit_norm_decoder=True)
+    return Blueprint(sae, (_MSE, *_aux(d_out, aux_k, aux_coefficient, AbsTopK)), unit_norm_decoder=True)
 
 
 @variant("batch_topk")
 def batch_topk(
     d_model: int,
     *,
+    d_out: int,
     n_latents: NLatents = 8192,
     k: BatchK = 32,
     aux_k: AuxK = None,
@@ -239,13 +301,14 @@ def batch_topk(
     inputs are scaled as everywhere in saelab, not standardised one by one, and the encoder has a bias.
     """
     sae = one_step(d_model, n_latents, BatchTopK(k), centred=True)
-    return Blueprint(sae, (_MSE, *_aux(d_model, aux_k, aux_coefficient)), unit_norm_decoder=True)
+    return Blueprint(sae, (_MSE, *_aux(d_out, aux_k, aux_coefficient)), unit_norm_decoder=True)
 
 
 @variant("matryoshka")
 def matryoshka(
     d_model: int,
     *,
+    d_out: int,
     n_latents: NLatents = 8192,
     k: BatchK = 32,
     prefixes: Annotated[
@@ -272,7 +335,7 @@ def matryoshka(
             fix="lower k, or start with a larger prefix",
         )
     sae = one_step(d_model, n_latents, BatchTopK(k), centred=True)
-    losses = (LossTerm("prefix_mse", settings={"prefixes": sizes}), *_aux(d_model, aux_k, aux_coefficient))
+    losses = (LossTerm("prefix_mse", settings={"prefixes": sizes}), *_aux(d_out, aux_k, aux_coefficient))
     return Blueprint(sae, losses, unit_norm_decoder=True)
 
 
@@ -285,6 +348,7 @@ def _halvings(n_latents: int, k: float) -> tuple[int, ...]:
 def mutual_choice(
     d_model: int,
     *,
+    d_out: int,
     n_latents: NLatents = 8192,
     k: BatchK = 32,
     aux_k: AuxK = None,
@@ -297,7 +361,7 @@ def mutual_choice(
     the paper's aux_zipf_loss, whose formula is not public). Deployed with one threshold.
     """
     sae = one_step(d_model, n_latents, BatchTopK(k), centred=True)
-    losses = (_MSE, *_aux_zipf(d_model, n_latents, k, aux_k, aux_coefficient, aux_gamma))
+    losses = (_MSE, *_aux_zipf(d_out, n_latents, k, aux_k, aux_coefficient, aux_gamma))
     return Blueprint(sae, losses, unit_norm_decoder=True)
 
 
@@ -305,6 +369,7 @@ def mutual_choice(
 def feature_choice(
     d_model: int,
     *,
+    d_out: int,
     n_latents: NLatents = 8192,
     k: BatchK = 32,
     quotas: Annotated[Literal["uniform", "zipf"], "each latent's share of a batch's k * tokens places"] = "zipf",
@@ -321,7 +386,7 @@ def feature_choice(
     """
     rule = FeatureChoice(k, zipf=quotas == "zipf", mutual_frac=mutual_frac)
     sae = one_step(d_model, n_latents, rule, centred=True)
-    losses = (_MSE, *_aux_zipf(d_model, n_latents, k, aux_k, aux_coefficient, aux_gamma))
+    losses = (_MSE, *_aux_zipf(d_out, n_latents, k, aux_k, aux_coefficient, aux_gamma))
     return Blueprint(sae, losses, unit_norm_decoder=True)
 
 
@@ -329,6 +394,7 @@ def feature_choice(
 def gradient_topk(
     d_model: int,
     *,
+    d_out: int,
     n_latents: NLatents = 8192,
     k: K = 32,
     beta: Annotated[float, "weight of a latent's effect on the loss in the ranking; 0 is plain TopK"] = 1.0,
@@ -343,13 +409,14 @@ def gradient_topk(
     are no probe features. Trained as TopK.
     """
     sae = one_step(d_model, n_latents, GradientTopK(k, beta, normalise=normalise), centred=True)
-    return Blueprint(sae, (_MSE, *_aux(d_model, aux_k, aux_coefficient)), unit_norm_decoder=True)
+    return Blueprint(sae, (_MSE, *_aux(d_out, aux_k, aux_coefficient)), unit_norm_decoder=True)
 
 
 @variant("top_afa")
 def top_afa(
     d_model: int,
     *,
+    d_out: int,
     n_latents: NLatents = 8192,
     afa_coefficient: Annotated[float, "weight of the loss that ties code norms to input norms; sets L0"] = 1 / 32,
     aux_k: AuxK = None,
@@ -365,7 +432,7 @@ def top_afa(
     _not_negative(afa_coefficient=afa_coefficient)
     sae = one_step(d_model, n_latents, FeatureActivation(), centred=True)
     afa = LossTerm("afa", afa_coefficient)
-    return Blueprint(sae, (_MSE, afa, *_aux(d_model, aux_k, aux_coefficient)), unit_norm_decoder=True)
+    return Blueprint(sae, (_MSE, afa, *_aux(d_out, aux_k, aux_coefficient)), unit_norm_decoder=True)
 
 
 @variant("relu")
@@ -401,12 +468,13 @@ def relu(
 def jumprelu(
     d_model: int,
     *,
+    d_out: int,
     n_latents: NLatents = 8192,
     penalty: Annotated[
         Literal["l0_target", "l0", "tanh"],
         "l0_target: squared relative distance to target_l0; l0, tanh: their mean, steered by target_l0 if given",
     ] = "l0_target",
-    coefficient: Annotated[float | None, "weight of the penalty (none: 10 d_model for l0_target, else 10)"] = None,
+    coefficient: Annotated[float | None, "weight of the penalty (none: 10 d_out for l0_target, else 10)"] = None,
     target_l0: Annotated[float | None, "active latents wanted per token"] = 32.0,
     warmup_frac: Warmup = 0.1,
     tanh_c: Annotated[float, "steepness of the tanh penalty"] = 4.0,
@@ -428,7 +496,7 @@ def jumprelu(
     _not_negative(pre_act=pre_act, tanh_c=tanh_c)
     _fraction(warmup_frac=warmup_frac)
     if coefficient is None:
-        coefficient = 10.0 * d_model if penalty == "l0_target" else 10.0
+        coefficient = 10.0 * d_out if penalty == "l0_target" else 10.0
     _not_negative(coefficient=coefficient)
     rule = JumpReLU(threshold, bandwidth, reach, unit=d_model**0.5)
     sae = one_step(d_model, n_latents, rule, centred=False, decoder_norm=decoder_norm)
@@ -493,6 +561,7 @@ def matching_pursuit(
 def variational(
     d_model: int,
     *,
+    d_out: int,
     n_latents: NLatents = 8192,
     base: Annotated[Literal["relu", "topk"], "the rule after sampling"] = "topk",
     k: Annotated[int, "latents kept per token, where base is topk"] = 32,
@@ -510,7 +579,7 @@ def variational(
     The noise comes before the rule; inference takes the mean. The KL sees every latent, so training is dense.
     The aux loss is TopK's. Deviations: the official code draws nothing where the variance is fixed, clamps
     means at 10, leaves the decoder free and sums errors over dimensions; here rows have norm 1, and error
-    and KL are both divided by d_model, which leaves the meaning of `kl` as it is.
+    and KL are both divided by d_out, which leaves the meaning of `kl` as it is.
     """
     _not_negative(kl=kl)
     _fraction(kl_warmup_frac=kl_warmup_frac)
@@ -521,8 +590,8 @@ def variational(
         )
     rule = TopK(k) if base == "topk" else ReLU()
     sae = assemble(d_model, n_latents, Sampled(d_model, n_latents, rule, centred=True, noise=drawn))
-    divergence = (LossTerm("kl", kl / d_model, kl_warmup_frac),) if kl > 0 else ()
-    return Blueprint(sae, (_MSE, *divergence, *_aux(d_model, aux_k, aux_coefficient)), unit_norm_decoder=True)
+    divergence = (LossTerm("kl", kl / d_out, kl_warmup_frac),) if kl > 0 else ()
+    return Blueprint(sae, (_MSE, *divergence, *_aux(d_out, aux_k, aux_coefficient)), unit_norm_decoder=True)
 
 
 @variant("group_bias")

@@ -64,7 +64,7 @@ def measure(world: World, sae: SAE, sample: Sample) -> dict[str, float]:
     `dead` (fraction of latents), and what the world itself measures.
     """
     code = sae.encode(sample.x)
-    return measure_codes(world, sae.W_dec, code.to_dense(), sae.decode(code), sample)
+    return measure_codes(world, sae.W_dec, code.to_dense(), sae.reconstruct(sample.x, code), sample)
 
 
 def measure_codes(world: World, learned: Tensor, codes: Tensor, recon: Tensor, sample: Sample) -> dict[str, float]:

@@ -81,7 +81,7 @@ class Member:
         seen = sae.see(batch.input, batch.side)
         encoding = sae.coder.encode(seen)
         code, dead = encoding.code, self.tracker.dead
-        recon, progress = sae.decode(code), number / max(self.spec.steps, 1)
+        recon, progress = sae.reconstruct(batch.input, code), number / max(self.spec.steps, 1)
         total, losses = self.objective(Pass(sae, seen, batch.target, encoding, recon, dead, progress))
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()

@@ -309,7 +309,7 @@ class Trainer:
             x = self.scaling.apply(raw.input[rows].to(self.device))
             code = member.sae.encode(x, self._side(raw, rows))
             target = self.target_scaling.apply(raw.target[rows].to(self.device))
-            return target, member.sae.decode(code), code.l0()
+            return target, member.sae.reconstruct(x, code), code.l0()
 
         member.sae.eval()  # no noise, and no running statistic learns from held-out tokens
         try:
@@ -321,8 +321,9 @@ class Trainer:
         """The same tokens through an inference form."""
 
         def reconstruct(raw: Batch, rows: slice) -> Reconstructed:
-            code = sae.encode(raw.input[rows].to(self.device))
-            return raw.target[rows].to(self.device).float(), sae.decode(code), code.l0()
+            x = raw.input[rows].to(self.device)
+            code = sae.encode(x)
+            return raw.target[rows].to(self.device).float(), sae.reconstruct(x, code), code.l0()
 
         return self._heldout(reconstruct)
 

@@ -19,7 +19,7 @@ class Pass:
     """One SAE over one batch, in training units: what a loss term sees.
 
     Attributes:
-        seen: the batch as the coder saw it.
+        seen: the batch as the coder saw it; where there is a skip connection, `seen.x` is what it reads.
         target: `[tok, d_out]` (the input itself for an autoencoder).
         encoding: what the coder made of it.
         recon: `[tok, d_out]`.

@@ -37,7 +37,8 @@ class PrefixMSE(Term):
     """The mean, over nested prefixes of the dictionary, of the normalised error of each alone.
 
     Prefix j reconstructs with the entries of the latents below `prefixes[j]`; the last is the whole code.
-    Each is the one before plus its own entries, so that all together cost two decodings.
+    Each is the one before plus its own entries, so that all together cost two decodings. A skip connection is
+    part of every one.
 
     Source: Matryoshka SAEs (arXiv 2503.17547), with equal weights; divided by their number, so that the
     weight of other terms does not depend on it. The official code also counts the empty prefix, the
@@ -50,7 +51,7 @@ class PrefixMSE(Term):
 
     def forward(self, p: Pass) -> Tensor:
         errors: list[Tensor] = []
-        recon, start = p.sae.b_dec, 0
+        recon, start = p.sae.decoder.affine(p.seen.x), 0
         for stop in self.prefixes[:-1]:
             part = p.code.between(start, stop)
             recon, start = recon + gather(part.values, part.support, p.sae.W_dec), stop
@@ -71,7 +72,7 @@ class OtherRuleMSE(Term):
         self.rule = rule
 
     def forward(self, p: Pass) -> Tensor:
-        return normalised(p.target, p.sae.decode(p.sae.coder.encode_by(self.rule, p.seen).code))
+        return normalised(p.target, p.sae.reconstruct(p.seen.x, p.sae.coder.encode_by(self.rule, p.seen).code))
 
 
 @TERMS.register("gate_reconstruction")
@@ -85,7 +86,7 @@ class GateReconstruction(Term):
 
     def forward(self, p: Pass) -> Tensor:
         gate = SparseCode(p.channels["gate"], p.code.support)
-        recon = gather(gate.values, gate.support, p.sae.W_dec.detach()) + p.sae.b_dec.detach()
+        recon = gather(gate.values, gate.support, p.sae.W_dec.detach()) + p.sae.decoder.affine(p.seen.x).detach()
         return (p.target - recon).square().sum() / p.n_tokens
 
 

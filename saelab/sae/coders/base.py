@@ -26,6 +26,8 @@ class Coder(nn.Module):
         centred: whether it reads the input minus the decoder's bias.
         homogeneous: codes of `c x` are c times the codes of x (once biases and thresholds are scaled along);
             False: they are the same codes.
+        bound_to_input: why it cannot reconstruct anything but its input, as the end of a sentence that begins
+            with "it"; None where it can.
         requires: names in `Seen.side` that it needs in training form.
         provides: names of the channels in its encodings.
         precision: "exact" selects in the dtype of the weights; "screened", where the coder can, computes all
@@ -38,6 +40,10 @@ class Coder(nn.Module):
         super().__init__()
         self.centred = centred
         self.precision: Precision = "exact"
+
+    @property
+    def bound_to_input(self) -> str | None:
+        return None
 
     @property
     def per_token(self) -> bool:
@@ -85,6 +91,27 @@ class Coder(nn.Module):
         """The per-token form; self is a copy that may be changed or given back."""
         raise NotImplementedError
 
+    @property
+    def deployed_as(self) -> type[Coder]:
+        """What `inference` gives."""
+        return type(self)
+
+    def adopt(self, other: Coder, W_dec: Tensor) -> None:
+        """Start from the weights of an inference form, a `deployed_as` in the same units with the decoder rows
+        `W_dec`. What that does not have stays as it is: a second head, say."""
+        theirs = dict(other.named_parameters(recurse=False))
+        for name, parameter in self.named_parameters(recurse=False):
+            if name in theirs:
+                parameter.copy_(theirs[name])
+
+    def rescale(self, factor: Tensor) -> None:
+        """Multiply each latent's activations by its `factor` `[lat]`, positive; thresholds go along.
+
+        Raises:
+            SaelabError: activations have no scale of their own.
+        """
+        raise SaelabError(f"the latents of {type(self).__name__} have the scale of the decoder's rows")
+
     def fold(self, mean: Tensor, factor: float) -> None:
         """Take over the input map `factor * (x - mean)`: afterwards raw `x` goes in.
 
@@ -104,6 +131,10 @@ class RuleCoder(Coder):
         self.rule = rule
 
     @property
+    def bound_to_input(self) -> str | None:
+        return self.rule.bound_to_input
+
+    @property
     def per_token(self) -> bool:
         return self.rule.per_token
 
@@ -120,3 +151,8 @@ class RuleCoder(Coder):
 
     def adapt(self, step: Step, W_dec: Tensor) -> None:
         self.rule.adapt(step)
+
+    def adopt(self, other: Coder, W_dec: Tensor) -> None:
+        super().adopt(other, W_dec)
+        if isinstance(other, RuleCoder):
+            self.rule.adopt(other.rule)

@@ -31,6 +31,10 @@ class Codebook(Coder):
             raise SettingError("k", f"k lies between 1 and n_latents = {n_latents}, found {k}")
         self.k = k
 
+    @property
+    def bound_to_input(self) -> str | None:
+        return "encodes with the decoder's own rows"
+
     def encode(self, seen: Seen) -> Encoding:
         with torch.no_grad():
             rows = torch.nn.functional.normalize(seen.W_dec, dim=1)

@@ -60,6 +60,15 @@ class Gated(Coder):
         self.precision = "exact"
         return self
 
+    def rescale(self, factor: Tensor) -> None:
+        self.W_enc.mul_(factor[:, None])
+        self.b_gate.mul_(factor)
+        self.b_mag.mul_(factor)
+
     def fold(self, mean: Tensor, factor: float) -> None:
         self.b_gate.div_(factor)
         self.b_mag.div_(factor)
+        if not self.centred:
+            shift = self.W_enc @ mean
+            self.b_gate.sub_(shift)
+            self.b_mag.sub_(self.r_mag.exp() * shift)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saelab.errors import SettingError
+from saelab.errors import SaelabError, SettingError
 from saelab.kernels import Above, sampled_dot, spread
 from saelab.sae.affine import PreActivations
 from saelab.sae.code import Encoding, Seen, SparseCode
-from saelab.sae.coders.base import RuleCoder, check_n_latents
+from saelab.sae.coders.base import Coder, RuleCoder, check_n_latents
 from saelab.sae.coders.one_step import OneStep, select
 from saelab.sae.rules import ReLU, Step
 from saelab.sae.rules.batch import exceeded_by
 
 _NEVER = 1e-6
 """A firing fraction below this counts as dead."""
+_TIED = 1e-4
+"""Rows that differ by less are multiples of each other."""
 
 
 class _Watching(ReLU):
@@ -87,6 +89,10 @@ class GroupBias(RuleCoder):
         self.register_buffer("target", target)
         self.register_buffer("started", torch.tensor(float(not warm_start)))
 
+    @property
+    def bound_to_input(self) -> str | None:
+        return "encodes with the decoder's own rows"
+
     def encode(self, seen: Seen) -> Encoding:
         if self.training and len(seen.x) and not self.started:
             self._start(seen)
@@ -130,6 +136,25 @@ class GroupBias(RuleCoder):
         plain.W_enc = nn.Parameter(W_dec.detach() * scale.detach()[:, None])
         plain.b_enc = nn.Parameter(self.b_enc * scale.detach())
         return plain
+
+    @property
+    def deployed_as(self) -> type[OneStep]:
+        return OneStep
+
+    def adopt(self, other: Coder, W_dec: Tensor) -> None:
+        """Take the inference form apart again.
+
+        Raises:
+            SaelabError: its encoder's rows are no positive multiples of the decoder's.
+        """
+        assert isinstance(other, OneStep)
+        scale = torch.linalg.vecdot(other.W_enc, W_dec) / W_dec.square().sum(1)
+        missed = (other.W_enc - scale[:, None] * W_dec).norm() / other.W_enc.norm()
+        if float(missed) > _TIED or not bool((scale > 0).all()):
+            raise SaelabError("its encoder's rows are not its decoder's, which this variant encodes with")
+        self.log_scale.copy_(scale.log())
+        self.b_enc.copy_(other.b_enc / scale)
+        self.started.fill_(1.0)
 
 
 def group_targets(n_latents: int, n_groups: int, highest: float, lowest: float, l0: float | None) -> Tensor:

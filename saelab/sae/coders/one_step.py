@@ -63,6 +63,11 @@ class OneStep(RuleCoder):
         self.precision = "exact"
         return self
 
+    def rescale(self, factor: Tensor) -> None:
+        self.W_enc.mul_(factor[:, None])
+        self.b_enc.mul_(factor)
+        self.rule.rescale(factor)
+
     def fold(self, mean: Tensor, factor: float) -> None:
         self.b_enc.div_(factor)
         if not self.centred:

@@ -58,6 +58,10 @@ class Pursuit(Coder):
 
     residual_threshold: Tensor
 
+    @property
+    def bound_to_input(self) -> str | None:
+        return "encodes with the decoder's own rows"
+
     def encode(self, seen: Seen) -> Encoding:
         if pays_to_correlate(len(seen.x), seen.W_dec, self.steps) and dispatch.takes_compiled(seen.x):
             absolute = self.selection == "absolute"

@@ -65,6 +65,10 @@ class Sampled(OneStep):
             return torch.addmm(self.b_var, x, self.W_var.T).clamp(*_LOG_VAR_RANGE)
         return None if self.noise == 0 else x.new_tensor(self.noise).square().log()
 
+    @property
+    def deployed_as(self) -> type[OneStep]:
+        return OneStep
+
     def inference(self, W_dec: Tensor) -> OneStep:
         n_latents, d_model = self.W_enc.shape
         plain = OneStep(d_model, n_latents, self.rule.inference(), centred=self.centred)

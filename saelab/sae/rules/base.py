@@ -38,11 +38,13 @@ class SelectionRule(nn.Module):
         per_token: a token's code depends on that token alone, so that a batch may be cut up.
         requires: names in `Seen.side` that the rule needs while training.
         provides: names of the channels it offers to loss terms.
+        bound_to_input: why what is reconstructed has to be the input (see `Coder`); None where it need not.
     """
 
     per_token: ClassVar[bool] = True
     requires: ClassVar[frozenset[str]] = frozenset()
     provides: ClassVar[frozenset[str]] = frozenset()
+    bound_to_input: ClassVar[str | None] = None
 
     def check(self, n_latents: int) -> None:
         """Raise `SettingError` where the rule cannot work on so many latents."""
@@ -82,6 +84,12 @@ class SelectionRule(nn.Module):
     def inference(self) -> SelectionRule:
         """The per-token form in which the rule is deployed."""
         return self
+
+    def adopt(self, other: SelectionRule) -> None:
+        """Start from the thresholds of an inference form, where training has thresholds."""
+
+    def rescale(self, factor: Tensor) -> None:
+        """Multiply thresholds by each latent's factor `[lat]`, where there are any."""
 
     def fold(self, factor: float) -> None:
         """Divide what is in units of the pre-activations by the input's scale."""

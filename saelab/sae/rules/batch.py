@@ -48,6 +48,9 @@ class _BatchRule(SelectionRule):
     def activate(self, values: Tensor, support: Support) -> Tensor:
         return torch.relu(values)
 
+    def rescale(self, factor: Tensor) -> None:
+        self.threshold.fill_(_UNKNOWN)  # others are the largest of a batch now
+
     def inference(self) -> Threshold:
         if not self.threshold.is_meta and bool((self.threshold == _UNKNOWN).any()):
             raise SaelabError(

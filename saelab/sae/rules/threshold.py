@@ -49,6 +49,9 @@ class Threshold(SelectionRule):
     def fold(self, factor: float) -> None:
         self.threshold.div_(factor)
 
+    def rescale(self, factor: Tensor) -> None:
+        self.threshold = self.threshold * factor  # one for all becomes one for each
+
 
 Reach = Literal["threshold", "all"]
 
@@ -108,6 +111,13 @@ class JumpReLU(SelectionRule):
     def channels(self, values: Tensor, support: Support) -> dict[str, Tensor]:
         step = _Step.apply(values, spread(self.threshold, support), self.bandwidth, self.reach == "all")
         return {"step": step, "threshold": self.threshold}  # type: ignore[dict-item]
+
+    def adopt(self, other: SelectionRule) -> None:
+        if isinstance(other, Threshold):
+            self.relative.copy_(other.threshold / self.unit)
+
+    def rescale(self, factor: Tensor) -> None:
+        self.relative.mul_(factor)
 
     @torch.no_grad()
     def adapt(self, step: Step) -> None:

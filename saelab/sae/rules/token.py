@@ -116,6 +116,7 @@ class FeatureActivation(SelectionRule):
     differs only for a code with no zero.
     """
 
+    bound_to_input = "measures a code by the norm of what is reconstructed"
     FIRST_WIDTH = 256
     """Latents sorted at first; doubled until the norm is reached, which gives the same as sorting all."""
 

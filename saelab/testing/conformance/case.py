@@ -30,6 +30,8 @@ class Case:
         settings: its arguments; choose them so that every schedule (a warm-up, a change of phase, an update
             every so many tokens) begins and ends within `steps`.
         d_model: width of the activations.
+        d_out: width of another target: a transcoder. None: the SAE reconstructs its input.
+        skip: give the transcoder a skip connection.
         batch_tokens: tokens of a training step.
         steps: length of a training.
     """
@@ -37,13 +39,15 @@ class Case:
     kind: str
     settings: Mapping[str, Any] = field(default_factory=lambda: {"n_latents": 64})
     d_model: int = 16
+    d_out: int | None = None
+    skip: bool = False
     batch_tokens: int = 64
     steps: int = 60
 
     def blueprint(self, seed: int = 0) -> Blueprint:
         """The variant with fresh weights; the global random state stays as it is."""
         with seeded(seed):
-            return build(self.kind, self.d_model, self.settings)
+            return build(self.kind, self.d_model, self.settings, self.d_out, skip=self.skip)
 
     def member(self, *, seed: int = 0, steps: int | None = None) -> Member:
         """Ready for a training of so many steps."""
@@ -73,7 +77,8 @@ class Case:
     def beside(self, x: Tensor, seed: int = 0) -> Batch:
         """`[tok, d_model]` as a batch of its own."""
         generator = torch.Generator().manual_seed(seed)
-        return Batch(x, x, {name: torch.randn(x.shape, generator=generator).to(x) for name in self.requires})
+        target = x if self.d_out is None else bent(x, self.d_out)
+        return Batch(x, target, {name: torch.randn(target.shape, generator=generator).to(x) for name in self.requires})
 
     @cached_property
     def requires(self) -> list[str]:
@@ -91,10 +96,11 @@ class Case:
         if not sae.coder.per_token:
             sae.calibrate(self.calibration)
 
-    def scaling(self, seed: int) -> Scaling:
-        """Some scaling, in float64."""
+    def scaling(self, seed: int, *, of_target: bool = False) -> Scaling:
+        """Some scaling, in float64, of the input or of a transcoder's target."""
         generator = torch.Generator().manual_seed(seed)
-        mean = 3 * torch.randn(self.d_model, generator=generator, dtype=torch.float64)
+        width = self.d_out if of_target and self.d_out is not None else self.d_model
+        mean = 3 * torch.randn(width, generator=generator, dtype=torch.float64)
         return Scaling(mean, 0.3 + float(torch.rand((), generator=generator)))
 
 
@@ -111,6 +117,13 @@ def activations(d_model: int, n_tokens: int, *, seed: int) -> Tensor:
     return ((active * strength) @ directions + noise) * (d_model / 3) ** 0.5
 
 
+def bent(x: Tensor, d_out: int) -> Tensor:
+    """`[tok, d]` -> `[tok, d_out]` of mean square norm about d_out: a fixed linear map and a nonlinear one, added."""
+    world = torch.Generator().manual_seed(1)
+    first, second = (torch.randn(x.shape[1], d_out, generator=world).to(x) / x.shape[1] ** 0.5 for _ in range(2))
+    return (x @ first + (x @ second).relu()) / 1.5**0.5
+
+
 def one_step(sae: SAE, objective: Objective, batch: Batch, *, progress: float = 0.5) -> dict[str, Tensor]:
     """All that a training step computes, by name: loss, reconstruction, code, gradients, buffers left behind.
 
@@ -120,7 +133,7 @@ def one_step(sae: SAE, objective: Objective, batch: Batch, *, progress: float = 
     with seeded(7):
         seen = sae.see(batch.input, batch.side)
         encoding = sae.coder.encode(seen)
-        recon = sae.decode(encoding.code)
+        recon = sae.reconstruct(batch.input, encoding.code)
         total, _ = objective(Pass(sae, seen, batch.target, encoding, recon, dead, progress))
     sae.zero_grad(set_to_none=True)
     total.backward()

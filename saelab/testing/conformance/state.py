@@ -37,7 +37,8 @@ def save_and_load(case: Case) -> None:
     sae = case.trained().sae
     case.calibrate(sae)
     batch = case.batch(1000)
-    saved = {"training": sae, "inference": sae.inference(), "folded inference": sae.inference(case.scaling(1))}
+    scalings = case.scaling(1), None if case.d_out is None else case.scaling(2, of_target=True)
+    saved = {"training": sae, "inference": sae.inference(), "folded inference": sae.inference(*scalings)}
     for form, original in saved.items():
         original.identity.provenance = {"form": form}
         with tempfile.TemporaryDirectory() as directory:
