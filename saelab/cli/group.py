@@ -79,11 +79,14 @@ class Group:
     def _train(self, runs: Sequence[Run], store: Store) -> None:
         members = [run.member(store) for run in runs]
         by_name = {run.config.name: run for run in runs}
-        hook = runs[0].config.sae_hook
-        batches = runs[0].batches(store, wanted(members, hook))
-        trainer = Trainer(members, store, hook, directory=self.directory.path, batches=batches)
+        hook, target = runs[0].config.sae_hook, runs[0].config.target_hook
+        batches = runs[0].batches(store, wanted(members, hook, target))
+        trainer = Trainer(members, store, hook, directory=self.directory.path, target_hook=target, batches=batches)
         if trainer.resume():
             self.reporter.say(f"train      going on from step {trainer.step}")
+        else:
+            for run, member in zip(runs, members, strict=True):
+                run.start(trainer, member)
         trainer.keep = lambda step, member: by_name[member.name].keep(step, trainer, member, store)
         try:
             trainer.sinks = [run.open_sinks(trainer.step) for run in runs]

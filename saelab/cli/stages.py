@@ -35,13 +35,15 @@ from saelab.training.member import OUTLIER_NORM
 from saelab.training.milestones import write_milestone
 from saelab.training.run_directory import RunDirectory
 from saelab.training.sinks import Sink, open_sinks
+from saelab.training.start import load_start, start_from
 
 
 class Loaded:
-    """The language model of one or several runs, loaded once it is needed."""
+    """What several runs have in common: the language model, loaded once it is needed, and what evaluators keep."""
 
     def __init__(self, spec: ModelSpec, reporter: Reporter):
         self.spec, self.reporter = spec, reporter
+        self.shared: dict[str, Any] = {}
 
     @cached_property
     def model(self) -> LanguageModel:
@@ -167,7 +169,9 @@ class Run:
         device = self.model.device
         torch.manual_seed(config.train.seed)
         try:
-            blueprint = build(config.sae.kind, store.width(config.sae_hook), config.sae.settings)
+            width, target = store.width(config.sae_hook), config.target_hook
+            d_out = None if target is None else store.width(target)
+            blueprint = build(config.sae.kind, width, config.sae.settings, d_out, skip=config.skip)
             resolved = precision.resolve(config.train.precision, device)  # a resumed run keeps what it began with
             return Member(config.name, blueprint, config.train, precision=resolved, device=device)
         except (MemoryError, RuntimeError) as error:  # torch says both when there is no room
@@ -175,6 +179,16 @@ class Run:
             raise SaelabError(
                 f"this SAE does not fit on {device}: {reason}", where="sae", fix="lower n_latents"
             ) from error
+
+    def start(self, trainer: Trainer, member: Member) -> None:
+        """Take over the weights that `init_from` names, where it does."""
+        if self._origin is not None:
+            target = None if self.config.target_hook is None else trainer.target_scaling
+            start_from(member.sae, self._origin, trainer.scaling, target, unit_norm=member.unit_norm)
+
+    @cached_property
+    def _origin(self) -> SAE | None:
+        return None if self.config.init_from is None else load_start(self.config.init_from)
 
     def open_sinks(self, step: int) -> list[Sink]:
         """Where this run's metrics go, from `step` on."""
@@ -211,7 +225,15 @@ class Run:
             raise SaelabError("this run has no trained SAE yet", where=str(self.directory.path), fix="saelab train")
         started = time.perf_counter()
         sae = SAE.load(self.directory.sae).to(self.model.device)
-        subject = Subject(sae, store, self.config.sae_hook, store.mask, model=lambda: self.model)
+        subject = Subject(
+            sae,
+            store,
+            self.config.sae_hook,
+            store.mask,
+            model=lambda: self.model,
+            target_hook=self.config.target_hook,
+            shared=self.loaded.shared,
+        )
         with self.reporter.stage("eval", 1) as stage:
             document = evaluate(
                 subject,
@@ -231,6 +253,8 @@ class Run:
         return {
             "model": self.model.identity,
             "hook": self.config.sae_hook,
+            "target_hook": self.config.target_hook,
+            "init_from": None if self._origin is None else self._origin.sha256(),
             "data": store.manifest["content"]["data"],
             "windows": store.manifest["content"]["windows"],
             "mask": store.manifest["mask"],

@@ -446,3 +446,27 @@ def test_a_damaged_store_is_described_refused_and_mended(saelab, config_text, tm
     assert artefacts(tmp_path / "runs" / "tiny", own_cache) == expected
     refused(saelab("store", "verify", str(tmp_path)), "there is no activation store here")
     refused(saelab("store", "info", "nowhere"), "nowhere", "there is no activation store here")
+
+
+@pytest.mark.slow
+def test_a_transcoder_is_trained_measured_and_gone_on_from(saelab, config_text, tmp_path):
+    text = config_text("t").replace(
+        "hooks: [blocks.1.hook_resid_post]", "hooks: [blocks.1.mlp.hook_in, blocks.1.hook_mlp_out]"
+    )
+    Path("t.yaml").write_text(text + "target_hook: blocks.1.hook_mlp_out\nskip: true\n")
+    done = saelab("run", "t.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["target_hook"] == "blocks.1.hook_mlp_out"
+    first = document["evaluations"]["reconstruction"]["metrics"]["fvu"]
+    assert first < 0.5
+    assert {"ce_score", "delta_ce_nats"} <= document["evaluations"]["downstream"]["metrics"].keys()
+    from saelab import SAE
+
+    sae = SAE.load("runs/t/sae")
+    assert sae.identity.provenance["target_hook"] == "blocks.1.hook_mlp_out"
+    more = ("-o", "name=more", "-o", "init_from=runs/t", "-o", "train.lr=1e-12", "-o", "train.warmup_steps=0", "--json")
+    done = saelab("run", "t.yaml", *more)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["evaluations"]["reconstruction"]["metrics"]["fvu"] == pytest.approx(first, rel=1e-4)
+    assert SAE.load("runs/more/sae").identity.provenance["init_from"] == sae.sha256()
