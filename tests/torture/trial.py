@@ -24,7 +24,8 @@ _AT_A_WRITE = 1 / 3
 """Of all kills: these wait, from their moment on, until a file is being written."""
 _LONGEST_SECONDS = 300.0
 """A command that takes longer hangs."""
-ENDS = {signal.SIGKILL: {-9}, signal.SIGTERM: {143, -15}, signal.SIGINT: {130, 1}}
+_SIGNALS = (*[signal.SIGKILL] * 6, signal.SIGTERM, signal.SIGINT)
+_ENDS = {signal.SIGKILL: {-9}, signal.SIGTERM: {143, -15}, signal.SIGINT: {130, 1}}
 """Exit codes by signal. The second is what a process that is not training yet, or not even saelab's, ends with."""
 
 
@@ -52,7 +53,8 @@ class Outcome:
 
     Attributes:
         seconds: of the undisturbed command, once imports are done.
-        trials: times it came to its end. starts: of the command. signals, places: of the kills.
+        trials: times it came to its end; starts: of the command.
+        signals, places: how often it was stopped by each, and where.
         wrong: what was not as it should be; empty if all is well.
     """
 
@@ -66,7 +68,7 @@ class Outcome:
 
     @property
     def kills(self) -> int:
-        return self.places.total()
+        return self.signals[signal.SIGKILL.name]
 
 
 @dataclass(frozen=True)
@@ -74,24 +76,23 @@ class Plan:
     """How a phase is tortured.
 
     Attributes:
-        kills: how many; fewer where `until` (of `time.monotonic`) comes first.
+        kills: how many SIGKILLs, with a few other signals between them; fewer where `until` (of `time.monotonic`)
+            comes first.
         seed: of their moments.
-        signals: that are sent, each as often.
         plainly: compare with the command as a user starts it, besides a forked one.
     """
 
     kills: int
     until: float
     seed: int
-    signals: tuple[signal.Signals, ...] = (signal.SIGKILL,)
     plainly: bool = True
 
 
-def moments(rng: random.Random, seconds: float, signals: tuple[signal.Signals, ...]) -> Iterator[Moment]:
+def moments(rng: random.Random, seconds: float) -> Iterator[Moment]:
     """Without end, for a command that takes so many seconds."""
     while True:
         after = rng.random() * rng.choice(_SHARES) * seconds
-        yield Moment(after, rng.random() < _AT_A_WRITE, rng.choice(signals))
+        yield Moment(after, rng.random() < _AT_A_WRITE, rng.choice(_SIGNALS))
 
 
 @dataclass
@@ -116,7 +117,7 @@ class Torture:
         outcome, plan = self.outcome, self.plan
         try:
             expected = self._undisturbed()
-            stops = moments(random.Random(f"{plan.seed} {self.phase.name}"), outcome.seconds, plan.signals)
+            stops = moments(random.Random(f"{plan.seed} {self.phase.name}"), outcome.seconds)
             while self._more():
                 self._trial(stops, expected)
         except TrialError as error:
@@ -164,7 +165,7 @@ class Torture:
         if moment is not None:
             _stop(running, moment, here)
         code = _wait(running)
-        if moment is None or code not in ENDS[moment.signal]:
+        if moment is None or code not in _ENDS[moment.signal]:
             _check_end(here, code)
             return False
         self.outcome.signals[moment.signal.name] += 1
