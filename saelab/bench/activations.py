@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count, islice
+from itertools import count
 from typing import Any
 
 from torch import Tensor
 
 from saelab.activations import CaptureSpec, Store, capture
+from saelab.activations.loader import Batch
+from saelab.activations.source import FromStore, Text
 from saelab.bench import correlation, growth
 from saelab.bench.bare import BareForward
 from saelab.bench.lockstep import Learning, temporary_directory
@@ -35,7 +37,12 @@ _LOADED_BYTES = 2**31
 
 @dataclass(frozen=True)
 class Work:
-    """What a config asks for, as far as it matters here; `hook` is what the SAE learns."""
+    """What a config asks for, as far as it matters here.
+
+    Attributes:
+        hook: what the SAE reads; target_hook: what it reconstructs (None: the same).
+        kind: a variant's name; settings: its own.
+    """
 
     model: ModelSpec
     data: DataSpec
@@ -43,6 +50,7 @@ class Work:
     mask: MaskSpec
     capture: CaptureSpec
     hook: str
+    target_hook: str | None
     kind: str
     settings: dict[str, Any]
     train: TrainSpec
@@ -139,7 +147,16 @@ class _Bench:
     @property
     def learning(self) -> Learning:
         work = self.work
-        return Learning(work.kind, work.settings, work.train, self.store, work.hook, self.lm)
+        return Learning(
+            work.kind,
+            work.settings,
+            work.train,
+            work.hook,
+            work.target_hook,
+            self.store,
+            Text(lambda: self.lm, work.data, work.windows),
+            work.capture,
+        )
 
     def in_turn(self, cases: Mapping[str, Callable[[], float]]) -> dict[str, tuple[float, ...]]:
         """What each case says its seconds are, once a round."""
@@ -232,13 +249,13 @@ def _memory(bench: _Bench) -> list[Row]:
 def _loading(bench: _Bench) -> list[Row]:
     """An epoch from page cache (or what was read of it), and what a training step takes."""
     learning, steps = bench.learning, bench.extent.steps
-    first = next(learning.loader())
-    size = sum(value.nbytes for value in (first.input, *first.side.values()))
+    size = _size(next(learning.batches(FromStore())))
     n_batches = min(bench.store.n_tokens("train") // learning.spec.batch_tokens, _LOADED_BYTES // size) or 1
 
     def epoch() -> None:
-        for _ in islice(learning.loader(), n_batches):
-            pass
+        batches = learning.batches(FromStore())
+        for _ in range(n_batches):
+            next(batches)
 
     epoch()
     found = bench.in_turn({"loading": partial(_seconds, epoch), "training": partial(learning.alone, steps)})
@@ -252,11 +269,16 @@ def _loading(bench: _Bench) -> list[Row]:
     ]
 
 
+def _size(batch: Batch) -> int:
+    target = () if batch.target is batch.input else (batch.target,)
+    return sum(value.nbytes for value in (batch.input, *target, *batch.side.values()))
+
+
 def _shuffling(bench: _Bench) -> list[Row]:
     """How alike the rows of a batch are, as loaded and of a global order."""
     bench.progress.begin("shuffling")
     learning = bench.learning
-    orders = correlation.compare(bench.store, learning.hook, learning.loader(), learning.spec.batch_tokens)
+    orders = correlation.compare(bench.store, learning.hook, learning.batches(FromStore()), learning.spec.batch_tokens)
     beside = {f"{name}_mean": each.mean for name, each in vars(orders).items()}
     beside |= {f"{name}_standard_error": each.standard_error for name, each in vars(orders).items()}
     excess = orders.loader.excess(orders.shuffled)

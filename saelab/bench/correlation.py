@@ -6,13 +6,12 @@ import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saelab.activations.loader import Batch
+from saelab.activations.loader import Batches
 from saelab.activations.store import Store
 
 _MOST_BATCHES = 500
@@ -71,7 +70,7 @@ class Orders:
     in_order: Correlation
 
 
-def compare(store: Store, hook: str, batches: Iterator[Batch], batch_tokens: int) -> Orders:
+def compare(store: Store, hook: str, batches: Batches, batch_tokens: int) -> Orders:
     """Two batches an order or more.
 
     Args:
@@ -96,7 +95,7 @@ def compare(store: Store, hook: str, batches: Iterator[Batch], batch_tokens: int
             rows for at in range(0, n_batches, _GATHERED) for rows in _gather(store, hook, picked[at : at + _GATHERED])
         )
 
-    served = islice(batches, in_an_epoch)
+    served = (next(batches) for _ in range(in_an_epoch))
     return Orders(
         loader=of(batch.input for number, batch in enumerate(served) if number in set(evenly)),
         shuffled=of_order(np.random.default_rng(_SEED).permutation(store.n_tokens("train"))),

@@ -181,6 +181,7 @@ def activations(
         wanted.mask,
         wanted.activations,
         wanted.sae_hook,
+        wanted.target_hook,
         wanted.sae.kind,
         wanted.sae.settings,
         wanted.train,

@@ -235,7 +235,7 @@ class Trainer:
         """One batch through every active member; their metrics by name."""
         metrics: dict[str, dict[str, Tensor]] = {}
         begun = time.perf_counter()
-        batch = self._batch()
+        batch = self.next_batch()
         self._wait()
         now = time.perf_counter()
         self.clock.batches += now - begun
@@ -254,7 +254,8 @@ class Trainer:
         if self.device.type == "cuda" and len(self.members) > 1:
             torch.cuda.synchronize(self.device)
 
-    def _batch(self) -> Batch:
+    def next_batch(self) -> Batch:
+        """In training units, on the members' device."""
         raw = next(self.batches)
         x = self.scaling.apply(raw.input.to(self.device, non_blocking=True))
         side = self._side(raw, slice(None))

@@ -37,6 +37,7 @@ def work(tiny_model_dir, tiny_text_file, store) -> Work:
         mask=MaskSpec(),
         capture=spec,
         hook=HOOK,
+        target_hook=None,
         kind="topk",
         settings={"n_latents": 64, "k": 4},
         train=TrainSpec(tokens=64 * 100, batch_tokens=64),

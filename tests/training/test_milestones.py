@@ -58,7 +58,7 @@ def test_a_milestone_is_the_inference_form_and_training_does_not_notice(store, t
     m = member(kind, spec())
     trainer = Trainer([m], store, HOOK, directory=tmp_path)
     for number in range(5):
-        m.step(trainer._batch(), number)
+        m.step(trainer.next_batch(), number)
     before, generator = {name: value.clone() for name, value in m.tensors().items()}, torch.get_rng_state()
     path = write_milestone(tmp_path / "milestones", 5, m, trainer.deploy, {"model": "tiny", "trained_tokens": 1280})
     for name, value in m.tensors().items():
@@ -84,7 +84,7 @@ def test_one_that_is_there_stays_and_a_half_written_one_is_swept(store, tmp_path
     (directory / "step-00000003.tmp-0123abcd").mkdir(parents=True)
     path = write_milestone(directory, 3, m, trainer.deploy, {})
     first = SAE.load(path).sha256()
-    m.step(trainer._batch(), 0)
+    m.step(trainer.next_batch(), 0)
 
     def refuse(_: Member) -> SAE:
         raise AssertionError("calibrated for nothing")
