@@ -84,6 +84,8 @@ class Group:
         trainer = Trainer(members, store, hook, directory=self.directory.path, target_hook=target, batches=batches)
         if trainer.resume():
             self.reporter.say(f"train      going on from step {trainer.step}")
+            if trainer.changed is not None:
+                self.reporter.say(f"note       since it was begun: {trainer.changed}; its last bits may differ")
         else:
             for run, member in zip(runs, members, strict=True):
                 run.start(trainer, member)

@@ -20,7 +20,7 @@ from saelab.files import atomic_directory, read_json, read_tensors, sha256_file,
 
 TENSORS = "state.safetensors"
 STATE = "state.json"
-_STATE_KEYS = {"precision", "failed", "store", "batches", "clock"}
+_STATE_KEYS = {"precision", "failed", "store", "batches", "clock", "numerics"}
 _FIX = "delete this checkpoint to go on from an older one, or start over with --fresh"
 
 

@@ -21,6 +21,7 @@ from saelab.training import checkpoint
 from saelab.training.checkpoint import Checkpoint
 from saelab.training.member import Member
 from saelab.training.milestones import milestone_steps
+from saelab.training.numerics import changes, numerics
 from saelab.training.optimiser import learning_rate
 from saelab.training.sinks import Sink
 
@@ -119,6 +120,7 @@ class Trainer:
 
     Attributes:
         failed: why a member has stopped, by name.
+        changed: what `resume` found other than when the run was begun, so that last bits may differ; or None.
     """
 
     def __init__(
@@ -148,6 +150,7 @@ class Trainer:
         self.sinks = sinks or [[] for _ in members]
         self.device = members[0].sae.W_dec.device
         self.failed: dict[str, str] = {}
+        self.changed: str | None = None
         wants = wanted(members, hook, target_hook)
         self.loss_grad = wants.loss_grad
         self.batches = batches or Loader.of(store, wants)
@@ -205,6 +208,7 @@ class Trainer:
         self.step = found.step
         self.batches.load_state_dict(state["batches"])
         self.clock = Clock(**state["clock"])
+        self.changed = changes(state["numerics"], numerics(self.members[0].sae.W_dec))
         return True
 
     def run(self) -> None:
@@ -366,4 +370,5 @@ class Trainer:
             "store": self.store.manifest["content_sha256"],
             "batches": self.batches.state_dict(),
             "clock": asdict(self.clock),
+            "numerics": numerics(self.members[0].sae.W_dec),
         }

@@ -120,6 +120,17 @@ def test_resumed_training_ends_with_the_same_bits(store, tmp_path, stop_at):
         assert_same_bits(state(one), state(other))
 
 
+def test_a_resumed_run_says_what_may_change_its_last_bits(store, tmp_path, monkeypatch):
+    Trainer([member(spec())], store, HOOK, directory=tmp_path).run()
+    again = Trainer([member(spec())], store, HOOK, directory=tmp_path)
+    again.resume()
+    assert again.changed is None
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    again.resume()
+    assert again.changed == f"threads {threads} -> {threads + 1}"
+
+
 def test_only_the_newest_checkpoints_stay(store, tmp_path):
     Trainer([member(spec(keep_checkpoints=2))], store, HOOK, directory=tmp_path).run()
     names = [path.name for path in checkpoint.existing(tmp_path / "checkpoints")]
