@@ -390,6 +390,51 @@ def test_input_and_target_are_one_tensor_for_an_autoencoder_and_rows_match_for_a
         assert torch.equal(rows[HEADS][i], target)
 
 
+@pytest.mark.parametrize(("mix", "target", "loss_grad"), [(1, None, False), (3, HEADS, True), (50, HOOK, True)])
+def test_the_sequence_of_rows_is_what_it_always_was(store_with_gradients, mix, target, loss_grad):
+    """Runs go on across versions: this is the order, written out."""
+    store, seed, size = store_with_gradients, 4, 130
+    shards, expected = [store.read(shard) for shard in store.of("train")], []
+    for epoch in range(3):
+        order = np.random.default_rng([seed, 1, epoch]).permutation(len(shards))
+        for number in range(0, len(order), mix):
+            block = [shards[i] for i in order[number : number + mix]]
+            rows = {name: torch.cat([part[name] for part in block]) for name in block[0]}
+            inside = np.random.default_rng([seed, 2, epoch, number]).permutation(len(rows["context"]))
+            expected.append({name: value[inside] for name, value in rows.items()})
+    loader = Loader(store, HOOK, target_hook=target, batch_tokens=size, mix_shards=mix, seed=seed, loss_grad=loss_grad)
+    batches = [next(loader) for _ in range(3 * store.n_tokens("train") // size)]  # kept while memory is used again
+    for name, found in (
+        (HOOK, torch.cat([batch.input for batch in batches])),
+        (target or HOOK, torch.cat([batch.target for batch in batches])),
+        *([(loss_grad_name(target or HOOK), torch.cat([b.side["loss_grad"] for b in batches]))] if loss_grad else []),
+    ):
+        assert torch.equal(found, torch.cat([part[name] for part in expected])[: len(found)])
+    assert {id(batch.target) == id(batch.input) for batch in batches} == {target in (None, HOOK)}
+
+
+def test_the_next_shards_are_asked_for_and_only_what_is_needed_of_them(store, monkeypatch):
+    import os
+
+    from saelab.files import read_ahead
+
+    asked = []
+
+    def advise(handle, begin, size, advice):
+        assert advice == os.POSIX_FADV_WILLNEED
+        asked.append((os.readlink(f"/proc/self/fd/{handle}"), os.pread(handle, size, begin)))
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    loader = Loader(store, HOOK, batch_tokens=10, mix_shards=2)
+    next(loader)
+    order = np.random.default_rng([0, 1, 0]).permutation(len(loader.shards))
+    coming = [loader.shards[i] for i in order[2:4]]
+    assert asked == [(str(store.directory / shard.file), store.read(shard)[HOOK].numpy().tobytes()) for shard in coming]
+    (store.directory / "broken").write_bytes(b"\x05\0\0\0\0\0\0\0{}")
+    for name in ("broken", "absent"):
+        read_ahead(store.directory / name, [HOOK])  # its reader will say
+
+
 def test_a_batch_larger_than_the_store_runs_over_epochs(store):
     assert next(Loader(store, HOOK, batch_tokens=5000)).input.shape == (5000, 32)
 
