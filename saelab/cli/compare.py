@@ -31,7 +31,7 @@ def compare(config: RunConfig, reporter: Reporter, *, fresh: bool) -> list[Group
         groups.append(group)
         if others := companions(config, seed, l0):
             group = Group(others, place, reporter, loaded)
-            _done(group, fresh=False)
+            _done(group, fresh=fresh)
             groups.append(group)
     return groups
 

@@ -223,6 +223,10 @@ def test_a_comparison_trains_every_member_once_for_each_seed(config_text, report
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("sae/weights.safetensors")}
     assert after.items() >= before.items()
     assert {path.parent.parent.name for path in after.keys() - before.keys()} == {"abs"}
+    compare(config(extra.format(f"{afa}, {absolute}"), base), reporter, fresh=True)
+    again = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("sae/weights.safetensors")}
+    assert again.keys() == after.keys()
+    assert not again.items() & after.items()
 
 
 @pytest.mark.slow
