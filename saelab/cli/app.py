@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from saelab import __version__
+from saelab.cli.console import Reporter, console
 from saelab.errors import Interrupted, SaelabError
 
 app = typer.Typer(
@@ -22,7 +23,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_PIPE_WIDTH = 160
 _INTERRUPTED = 130
 
 Config = Annotated[Path, typer.Argument(help="a YAML file, or the name of a shipped one (demo)", show_default=False)]
@@ -68,16 +68,8 @@ def _root(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
-def _console(*, stderr: bool = False) -> Console:
-    """A terminal as wide as it is; a file or a pipe as wide as it takes."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=_PIPE_WIDTH)
-
-
-def _reporter(quiet: bool) -> Any:
-    from saelab.cli.console import Reporter
-
-    return Reporter(_console(stderr=quiet))
+def _reporter(quiet: bool) -> Reporter:
+    return Reporter(console(stderr=quiet))
 
 
 def _print_json(document: Any) -> None:
@@ -121,7 +113,7 @@ def run(config: Config, override: Override = None, fresh: Fresh = False, as_json
     elif alone:
         explain(group.runs[0], documents[group.runs[0].config.name])
     else:
-        _console().print(runs.table(runs.list_runs([group.directory.path])))
+        console().print(runs.table(runs.list_runs([group.directory.path])))
     group.check_failures()
 
 
@@ -166,9 +158,9 @@ def compare_(
     if as_json:
         _print_json(document(table))
     else:
-        console = _console()
-        console.print(terminal(table))
-        console.print(*paths, sep="\n", highlight=False, soft_wrap=True, markup=False)
+        out = console()
+        out.print(terminal(table))
+        out.print(*paths, sep="\n", highlight=False, soft_wrap=True, markup=False)
     for group in groups:
         group.check_failures()
 
@@ -208,10 +200,10 @@ def runs(
     if as_json:
         _print_json(found.document())
         return
-    console = _console()
-    console.print(table(found) if found.runs else "no runs here")
+    out = console()
+    out.print(table(found) if found.runs else "no runs here")
     for note in found.notes:
-        console.print(f"[dim]{escape(note)}[/]", highlight=False, soft_wrap=True)
+        out.print(f"[dim]{escape(note)}[/]", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -220,7 +212,7 @@ def doctor(as_json: Json = False) -> None:
     from saelab.cli.doctor import report, table
 
     found = report()
-    _print_json(found) if as_json else _console().print(table(found))
+    _print_json(found) if as_json else console().print(table(found))
 
 
 def _add_groups() -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from saelab.cli.console import console, progress
 
 if TYPE_CHECKING:
     from saelab.bench.planted import Row
@@ -29,7 +27,6 @@ _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 _WRONG = 1
 """Exit code where something that was to be timed is not right."""
 
-_PIPE_WIDTH = 160
 _COLUMNS = {
     "l0": ("L0", ".2f"),
     "fvu": ("FVU", ".3f"),
@@ -52,13 +49,13 @@ def planted(
     """Train every variant on worlds with known features; say what each one finds of them."""
     from saelab.bench.planted import run
 
-    with _progress("planted") as report:
+    with progress("planted") as report:
         rows = list(run(kinds=only or (), worlds=world or (), seeds=seeds, steps=steps, report=report))
     if as_json:
         document = {"seeds": seeds, "steps": steps, "rows": [row.document() for row in rows]}
         typer.echo(json.dumps(document, indent=2))
         return
-    _console().print(table(rows, f"medians of {seeds} seeds; {steps:,} steps; inference form"))
+    console().print(table(rows, f"medians of {seeds} seeds; {steps:,} steps; inference form"))
 
 
 @app.command()
@@ -87,7 +84,7 @@ def train(
 
     work = Workload(d_model, n_latents, k, batch_tokens, l0)
     where = resolve_device(device)
-    with with_threads(threads), _progress("train") as report:
+    with with_threads(threads), progress("train") as report:
         rows = run(
             case or (),
             work,
@@ -102,7 +99,7 @@ def train(
         document = {"rows": [row.document() for row in rows], "machine": machine, "work": vars(work), "rounds": rounds}
         typer.echo(json.dumps(document, indent=2))
     else:
-        _console().print(steps_table(rows, machine, work))
+        console().print(steps_table(rows, machine, work))
     if any(row.refused for row in rows):
         raise typer.Exit(_WRONG)
 
@@ -131,7 +128,7 @@ def kernels(
 
     work = Workload(d_model, n_latents, k, batch_tokens)
     where = resolve_device(device)
-    with with_threads(threads), _progress("kernels") as report:
+    with with_threads(threads), progress("kernels") as report:
         rows = run(work, dtype=DTYPES[dtype], device=where, rounds=rounds, report=report)
         machine = describe_machine(where)
     if as_json:
@@ -139,7 +136,7 @@ def kernels(
         document = {"rows": found, "machine": machine, "work": vars(work), "dtype": dtype, "rounds": rounds}
         typer.echo(json.dumps(document, indent=2))
     else:
-        _console().print(kernels_table(rows, machine, work, dtype))
+        console().print(kernels_table(rows, machine, work, dtype))
     if any(row.refused for row in rows):
         raise typer.Exit(_WRONG)
 
@@ -187,30 +184,17 @@ def activations(
         wanted.train,
     )
     with with_threads(threads):
-        reporter = Reporter(Console(stderr=True))
+        reporter = Reporter(console(stderr=True))
         loaded = Loaded(wanted.model, reporter)
         store = Run(wanted, reporter, loaded, Path(wanted.runs_dir)).cache()
-        with _progress("activations") as report:
+        with progress("activations") as report:
             rows = run(work, loaded.model, store, extent, part or (), report=report)
         machine = describe_machine(loaded.model.device)
     if as_json:
         document = {"rows": [row.document() for row in rows], "machine": machine, "extent": asdict(extent)}
         typer.echo(json.dumps(document | {"config": wanted.name}, indent=2))
     else:
-        _console().print(activations_table(rows, machine, wanted.name))
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on standard error, and what moves it."""
-    from saelab.cli.console import Reporter
-
-    with Reporter(Console(stderr=True)).stage(name, 1) as stage:
-        yield lambda done, total, note: stage.update(done, note, total)
-
-
-def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+        console().print(activations_table(rows, machine, wanted.name))
 
 
 def table(rows: list[Row], caption: str) -> Table:

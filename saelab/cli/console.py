@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -12,8 +12,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+_PIPE_WIDTH = 160
 _PLAIN_EVERY_SECONDS = 10.0
 """Where output is no terminal, a progress line this often."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A terminal as wide as it is; a file or a pipe as wide as it takes."""
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=_PIPE_WIDTH)
+
+
+@contextmanager
+def progress(name: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on standard error, and what moves it: units done, all of them, a note."""
+    with Reporter(Console(stderr=True)).stage(name, 1) as stage:
+        yield lambda done, total, note: stage.update(done, note, total)
 
 
 class Stage:

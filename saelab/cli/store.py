@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from saelab.cli.console import console, progress
 
 if TYPE_CHECKING:
     from saelab.activations.inspection import Condition, Info
@@ -26,15 +24,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 _DAMAGED = 1
 """Exit code where a file is not what was written."""
 
-_PIPE_WIDTH = 160
-
 
 @app.command()
 def verify(directory: Directory, as_json: AsJson = False) -> None:
     """Compare every file with its size and sha256, and name each that is damaged. Exit code 1 where one is."""
     from saelab.activations import verify
 
-    with _progress("verify") as report:
+    with progress("verify") as report:
         found = verify(directory, report=report)
     if as_json:
         typer.echo(json.dumps({"directory": str(directory), "whole": not found.damaged, **asdict(found)}, indent=2))
@@ -53,20 +49,7 @@ def info(directory: Directory, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
     else:
-        _console().print(table(found))
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on standard error, and what moves it."""
-    from saelab.cli.console import Reporter
-
-    with Reporter(Console(stderr=True)).stage(name, 1) as stage:
-        yield lambda done, total, note: stage.update(done, note, total)
-
-
-def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+        console().print(table(found))
 
 
 def _explain(directory: Path, found: Condition) -> None:
