@@ -43,12 +43,6 @@ class Forward:
     dtype: torch.dtype
     loss_grad: bool = False
 
-    @property
-    def widths(self) -> dict[str, int]:
-        """By name, `d_hook`."""
-        widths = {hook.name: hook.width for hook in self.hooks}
-        return widths | {loss_grad_name(name): width for name, width in widths.items() if self.loss_grad}
-
     def run(self, contexts: Contexts) -> dict[str, Tensor]:
         """By name, `[context, position, d_hook]` where and as the model gives them."""
         tokens = contexts.tokens.long()

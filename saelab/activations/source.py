@@ -10,7 +10,7 @@ from typing import Annotated, Protocol
 from saelab.activations.capture import CaptureSpec
 from saelab.activations.forward import Forward
 from saelab.activations.loader import Batches, Columns, Loader, Wanted
-from saelab.activations.store import DTYPES, Store
+from saelab.activations.store import Store
 from saelab.activations.stream import Blocks, Stream
 from saelab.errors import SettingError
 from saelab.lm.corpus import DataSpec, documents
@@ -48,15 +48,7 @@ class FromStore:
         return spec
 
     def batches(self, store: Store, wanted: Wanted, text: Text, spec: CaptureSpec) -> Batches:
-        return Loader(
-            store,
-            wanted.hook,
-            target_hook=wanted.target_hook,
-            loss_grad=wanted.loss_grad,
-            batch_tokens=wanted.batch_tokens,
-            mix_shards=wanted.mix_shards,
-            seed=wanted.seed,
-        )
+        return Loader.of(store, wanted)
 
 
 @dataclass(frozen=True)
@@ -87,8 +79,8 @@ class FromStream:
         blocks = Blocks(
             documents=partial(documents, text.data),
             window=text.windows,
-            forward=Forward(lm, [lm.hook(name) for name in read], DTYPES[spec.dtype], wanted.loss_grad),
-            mask=store.mask,
+            forward=Forward(lm, [lm.hook(name) for name in read], store.dtype, wanted.loss_grad),
+            store=store,
             columns=columns,
             contexts=self._contexts(text.windows.context_length, spec.batch_contexts),
             batch_contexts=spec.batch_contexts,

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from saelab.activations.forward import Forward, pad
 from saelab.activations.loader import Batch, Columns
+from saelab.activations.store import Store
 from saelab.errors import SaelabError
 from saelab.lm.corpus import Document, Place
-from saelab.lm.mask import Mask
 from saelab.lm.windows import Cursor, Window, Windows, WindowSpec
 
 _BLOCK_ROWS = 3
@@ -84,7 +84,8 @@ class Blocks:
     Attributes:
         documents: the text, from a place on.
         window: how it is cut.
-        forward: the pass that gives rows; mask: which of them are kept.
+        forward: the pass that gives rows.
+        store: what is known of them: which the mask keeps, their widths and dtype.
         columns: what is served of them.
         contexts: per block; batch_contexts: per forward pass.
         seed: of the order within a block.
@@ -93,7 +94,7 @@ class Blocks:
     documents: Callable[[Place], Iterable[Document]]
     window: WindowSpec
     forward: Forward
-    mask: Mask
+    store: Store
     columns: Columns
     contexts: int
     batch_contexts: int
@@ -101,9 +102,9 @@ class Blocks:
 
     def allocate(self) -> Buffer:
         """Room for one block."""
-        rows, widths = self.contexts * self.window.context_length, self.forward.widths
+        rows = self.contexts * self.window.context_length
         try:
-            return {name: torch.empty(rows, widths[name], dtype=self.forward.dtype) for name in self.columns.names}
+            return self.columns.empty(self.store, rows)
         except RuntimeError as error:  # what torch raises where memory is short
             raise SaelabError(
                 f"there is no memory for a buffer of {rows:,} activations", where="source", fix="lower buffer_tokens"
@@ -151,7 +152,7 @@ class Blocks:
             worker.check()
             contexts = pad(batch, self.window.context_length)
             values = self.forward.run(contexts)
-            kept = self.forward.rows(values, self.forward.keep(contexts, values, self.mask))
+            kept = self.forward.rows(values, self.forward.keep(contexts, values, self.store.mask))
             more = len(kept[self.columns.input])
             for name, column in buffer.items():
                 column[rows : rows + more] = kept[name]
@@ -279,9 +280,7 @@ class Stream:
             raise
 
     def _gather(self) -> dict[str, Tensor]:
-        out: dict[str, Tensor] = {}
-        for name, column in self._buffers[0].items():
-            out[name] = column.new_empty(self.batch_tokens, column.shape[1], pin_memory=self.pin)
+        out = self.blocks.columns.empty(self.blocks.store, self.batch_tokens, pin=self.pin)
         worker, done = self._working(), 0
         while done < self.batch_tokens:
             block, at = self._current(worker), self._served
