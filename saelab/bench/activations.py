@@ -10,6 +10,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from saelab.activations import CaptureSpec, Store, capture
@@ -19,6 +20,7 @@ from saelab.bench import correlation, growth
 from saelab.bench.bare import BareForward
 from saelab.bench.lockstep import Learning, temporary_directory
 from saelab.bench.progress import Progress, Report
+from saelab.bench.timing import Copy
 from saelab.errors import SaelabError, SettingError, did_you_mean
 from saelab.lm.corpus import DataSpec
 from saelab.lm.mask import MaskSpec
@@ -258,10 +260,18 @@ def _loading(bench: _Bench) -> list[Row]:
             next(batches)
 
     epoch()
-    found = bench.in_turn({"loading": partial(_seconds, epoch), "training": partial(learning.alone, steps)})
+    copy = Copy.on(torch.device("cpu"))
+    found = bench.in_turn(
+        {
+            "loading": partial(_seconds, epoch),
+            "training": partial(learning.alone, steps),
+            "copying": partial(_seconds, copy),
+        }
+    )
     batch_ms = tuple(1e3 * seconds / n_batches for seconds in found["loading"])
     step_ms = tuple(1e3 * seconds / steps for seconds in found["training"])
-    beside, step = {"batches": n_batches, "batch_bytes": size}, {"step_ms": statistics.median(step_ms)}
+    copied = copy.moved / statistics.median(found["copying"]) / 1e9
+    beside, step = {"batch_bytes": size, "plain_copy_gb_per_second": copied}, {"step_ms": statistics.median(step_ms)}
     return [
         Row("loader", "loading from page cache", tuple(size / ms / 1e6 for ms in batch_ms), "GB/s", _LOADER, beside),
         Row("loader", "loading one batch", batch_ms, "ms"),

@@ -49,11 +49,13 @@ def snapshot(directory: Path) -> Snapshot:
     return {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.suffix != ".txt"}
 
 
-def place(before: Snapshot, after: Snapshot) -> str:
-    """Where a process died that found `before` and left `after`."""
+def place(before: Snapshot, after: Snapshot, done: str) -> str:
+    """Where a process died that found `before` and left `after`; files called as `done` says are safe work."""
     begun = [path for path in after.keys() - before.keys() if path.match(_TEMPORARY)]
     if begun:
         outermost = min(begun, key=lambda path: len(path.parts))
         word = re.split(r"[-.]", outermost.name)[0]
         return f"in {_NAMES.get(word, word)}"
-    return "before it wrote" if after == before else "between files"
+    if after == before:
+        return "before it wrote"
+    return "between files" if any(path.match(done) for path in after) else "before anything was done"

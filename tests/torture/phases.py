@@ -18,12 +18,14 @@ class Phase:
     Attributes:
         command: of saelab, that is killed.
         config: YAML beside what all phases share.
+        done: what its files are called once some of the work is safe.
         prepared_by: commands that have ended well before.
     """
 
     name: str
     command: str
     config: str
+    done: str
     prepared_by: tuple[str, ...] = ()
 
 
@@ -31,7 +33,7 @@ _TRAINING = """\
 sae: {kind: batch_topk, n_latents: 256, k: 8}
 train:
   {tokens: 24000, batch_tokens: 100, lr: 3e-3, warmup_steps: 10, dead_after_tokens: 2000,
-   log_every_steps: 7, heldout_every_steps: 60, checkpoint_every_steps: 20}
+   log_every_steps: 7, heldout_every_steps: 60, checkpoint_every_steps: 10}
 """
 _STREAM = "source: {kind: stream, buffer_tokens: 3000, sample_tokens: 4000}\n"
 _SWEEP = "sweep: {grid: {sae.k: [4, 8]}}\n"
@@ -40,11 +42,13 @@ shuffle_contexts: 16, shard_bytes: 20000, dir: store}\n"
 _MANY_TOKENS = "activations: {hooks: [blocks.1.hook_resid_post, blocks.0.attn.hook_z], tokens: 16000, \
 heldout_tokens: 2000, shuffle_contexts: 32, shard_bytes: 30000, dir: store}\n"
 
+_SHARDS, _CHECKPOINTS = "shard-*.safetensors", "step-" + "[0-9]" * 8
+
 PHASES = (
-    Phase("caching", "cache", _MANY_TOKENS + _TRAINING),
-    Phase("training from a store", "train", _FEW_TOKENS + _TRAINING, prepared_by=("cache",)),
-    Phase("training from a stream", "train", _FEW_TOKENS + _TRAINING + _STREAM, prepared_by=("cache",)),
-    Phase("a sweep from a store", "train", _FEW_TOKENS + _TRAINING + _SWEEP, prepared_by=("cache",)),
+    Phase("caching", "cache", _MANY_TOKENS + _TRAINING, _SHARDS),
+    Phase("training from a store", "train", _FEW_TOKENS + _TRAINING, _CHECKPOINTS, prepared_by=("cache",)),
+    Phase("training from a stream", "train", _FEW_TOKENS + _TRAINING + _STREAM, _CHECKPOINTS, prepared_by=("cache",)),
+    Phase("a sweep from a store", "train", _FEW_TOKENS + _TRAINING + _SWEEP, _CHECKPOINTS, prepared_by=("cache",)),
 )
 
 

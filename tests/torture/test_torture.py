@@ -49,10 +49,16 @@ def test_a_difference_is_seen_and_speed_is_none(tmp_path):
 
 def test_where_a_process_died(tmp_path):
     found = artefacts.snapshot(tmp_path)
-    assert artefacts.place(found, artefacts.snapshot(tmp_path)) == "before it wrote"
-    (tmp_path / "shard-0.safetensors").touch()
-    assert artefacts.place(found, artefacts.snapshot(tmp_path)) == "between files"
-    half = tmp_path / "step-00000001.tmp-1"
+
+    def place() -> str:
+        return artefacts.place(found, artefacts.snapshot(tmp_path), done="step-[0-9]")
+
+    assert place() == "before it wrote"
+    (tmp_path / "metrics.jsonl").touch()
+    assert place() == "before anything was done"
+    (tmp_path / "step-1").mkdir()
+    assert place() == "between files"
+    half = tmp_path / "step-2.tmp-1"
     half.mkdir()
     (half / "state.json.tmp-2").touch()
-    assert artefacts.place(found, artefacts.snapshot(tmp_path)) == "in a checkpoint"
+    assert place() == "in a checkpoint"

@@ -169,7 +169,7 @@ class Torture:
             _check_end(here, code)
             return False
         self.outcome.signals[moment.signal.name] += 1
-        self.outcome.places[place(found, snapshot(here))] += 1
+        self.outcome.places[place(found, snapshot(here), self.phase.done)] += 1
         return True
 
     @contextmanager
