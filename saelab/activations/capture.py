@@ -7,6 +7,7 @@ being written is made again from the same contexts with the same shuffle, so the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -166,6 +167,7 @@ class _Writer:
         self.checked = Checked(directory)
         self.finished = self._finished_windows()
         self.shards: list[Shard] = []
+        self.writing: Future[list[Shard]] | None = None
         files.sweep_temporaries(directory)
 
     # -- what a killed process left -------------------------------------------------------------
@@ -198,18 +200,20 @@ class _Writer:
 
     def run(self, source: Iterator[Window]) -> None:
         self._set_norm_limits_if_known()
-        for window in source:
-            side = self.sides[window.split]
-            if side.full:
-                if all(other.full for other in self.sides.values()):
-                    break
-                continue
-            side.pending.append(window)
-            if len(side.pending) == self._window_contexts(side):
-                self._flush(window.split)
-        for split in SPLITS:
-            if self.sides[split].pending and not self.sides[split].full:
-                self._flush(split)
+        with ThreadPoolExecutor(1, "saelab-store") as background:
+            for window in source:
+                side = self.sides[window.split]
+                if side.full:
+                    if all(other.full for other in self.sides.values()):
+                        break
+                    continue
+                side.pending.append(window)
+                if len(side.pending) == self._window_contexts(side):
+                    self._flush(window.split, background)
+            for split in SPLITS:
+                if self.sides[split].pending and not self.sides[split].full:
+                    self._flush(split, background)
+            self._settle()
         self._finish()
 
     def _window_contexts(self, side: _Side) -> int:
@@ -220,15 +224,30 @@ class _Writer:
     def _kept_per_context(self) -> int:
         return max(1, self.context_length - int(self.mask.first_position))
 
-    def _flush(self, split: Split) -> None:
+    def _flush(self, split: Split, background: Executor) -> None:
+        """Take one shuffle window; it is written while the model runs over the next one."""
         side = self.sides[split]
-        shards = self.finished.get((split, side.windows)) or self._write_window(split, side)
-        self.shards += shards
-        side.tokens += sum(shard.n_tokens for shard in shards)
+        finished = self.finished.get((split, side.windows))
+        if finished is None:
+            padded = pad(side.pending, self.context_length)
+            rows = self._rows(padded, side.contexts)
+            self._settle()
+            self.writing = background.submit(self._write_window, split, side.windows, side.contexts, padded, rows)
+            side.tokens += rows["position"].shape[0]
+        else:
+            self._settle()
+            self.shards += finished
+            side.tokens += sum(shard.n_tokens for shard in finished)
         side.contexts += len(side.pending)
         side.windows += 1
         side.pending = []
         self._report()
+
+    def _settle(self) -> None:
+        """Wait for the window that is being written; raises what went wrong with it."""
+        if self.writing is not None:
+            self.shards += self.writing.result()
+            self.writing = None
 
     def _report(self, extra: int = 0) -> None:
         done = sum(min(side.tokens, side.wanted_tokens) for side in self.sides.values()) + extra
@@ -236,12 +255,12 @@ class _Writer:
 
     # -- one shuffle window -------------------------------------------------------------------------
 
-    def _write_window(self, split: Split, side: _Side) -> list[Shard]:
-        padded = pad(side.pending, self.context_length)
-        rows = self._rows(padded, side.contexts)
+    def _write_window(
+        self, split: Split, window: int, first_context: int, padded: Contexts, rows: dict[str, Tensor]
+    ) -> list[Shard]:
         n_rows = rows["position"].shape[0]
-        order = torch.from_numpy(self._shuffle(split, side.windows).permutation(n_rows))
-        tag = f"{split}-{side.windows:05d}"
+        order = torch.from_numpy(self._shuffle(split, window).permutation(n_rows))
+        tag = f"{split}-{window:05d}"
         contexts = self.directory / f"contexts-{tag}.safetensors"
         files.write_tensors(contexts, vars(padded))
         contexts_sha, contexts_bytes = files.sha256_file(contexts), contexts.stat().st_size
@@ -257,12 +276,12 @@ class _Writer:
                 bytes=path.stat().st_size,
                 sha256=files.sha256_file(path),
                 n_tokens=part.numel(),
-                window=side.windows,
+                window=window,
                 contexts=contexts.name,
                 contexts_bytes=contexts_bytes,
                 contexts_sha256=contexts_sha,
-                first_context=side.contexts,
-                n_contexts=len(side.pending),
+                first_context=first_context,
+                n_contexts=len(padded.length),
                 last=number == len(parts) - 1,
             )
             index.append(self.directory, shard)
