@@ -241,7 +241,7 @@ _SQUARED = LossTerm("sum_squared_error")
 def topk(
     d_model: int,
     *,
-    d_out: int,
+    d_out: int | None = None,
     n_latents: NLatents = 8192,
     k: K = 32,
     aux_k: AuxK = None,
@@ -256,7 +256,7 @@ def topk(
     bias starts at the mean, not at the geometric median.
     """
     sae = one_step(d_model, n_latents, TopK(k), centred=True)
-    losses = (_MSE, *_aux(d_out, aux_k, aux_coefficient))
+    losses = (_MSE, *_aux(d_out or d_model, aux_k, aux_coefficient))
     if multi_k is not None:
         _not_negative(multi_coefficient=multi_coefficient)
         if not k < multi_k <= n_latents:
@@ -269,7 +269,7 @@ def topk(
 def abs_topk(
     d_model: int,
     *,
-    d_out: int,
+    d_out: int | None = None,
     n_latents: NLatents = 8192,
     k: K = 32,
     aux_k: AuxK = None,
@@ -282,14 +282,14 @@ def abs_topk(
     is an auxiliary loss; the paper has neither. The encoder is untied, as in its practice.
     """
     sae = one_step(d_model, n_latents, AbsTopK(k), centred=True)
-    return Blueprint(sae, (_MSE, *_aux(d_out, aux_k, aux_coefficient, AbsTopK)), unit_norm_decoder=True)
+    return Blueprint(sae, (_MSE, *_aux(d_out or d_model, aux_k, aux_coefficient, AbsTopK)), unit_norm_decoder=True)
 
 
 @variant("batch_topk")
 def batch_topk(
     d_model: int,
     *,
-    d_out: int,
+    d_out: int | None = None,
     n_latents: NLatents = 8192,
     k: BatchK = 32,
     aux_k: AuxK = None,
@@ -301,14 +301,14 @@ def batch_topk(
     inputs are scaled as everywhere in saelab, not standardised one by one, and the encoder has a bias.
     """
     sae = one_step(d_model, n_latents, BatchTopK(k), centred=True)
-    return Blueprint(sae, (_MSE, *_aux(d_out, aux_k, aux_coefficient)), unit_norm_decoder=True)
+    return Blueprint(sae, (_MSE, *_aux(d_out or d_model, aux_k, aux_coefficient)), unit_norm_decoder=True)
 
 
 @variant("matryoshka")
 def matryoshka(
     d_model: int,
     *,
-    d_out: int,
+    d_out: int | None = None,
     n_latents: NLatents = 8192,
     k: BatchK = 32,
     prefixes: Annotated[
@@ -335,7 +335,7 @@ def matryoshka(
             fix="lower k, or start with a larger prefix",
         )
     sae = one_step(d_model, n_latents, BatchTopK(k), centred=True)
-    losses = (LossTerm("prefix_mse", settings={"prefixes": sizes}), *_aux(d_out, aux_k, aux_coefficient))
+    losses = (LossTerm("prefix_mse", settings={"prefixes": sizes}), *_aux(d_out or d_model, aux_k, aux_coefficient))
     return Blueprint(sae, losses, unit_norm_decoder=True)
 
 
@@ -348,7 +348,7 @@ def _halvings(n_latents: int, k: float) -> tuple[int, ...]:
 def mutual_choice(
     d_model: int,
     *,
-    d_out: int,
+    d_out: int | None = None,
     n_latents: NLatents = 8192,
     k: BatchK = 32,
     aux_k: AuxK = None,
@@ -361,7 +361,7 @@ def mutual_choice(
     the paper's aux_zipf_loss, whose formula is not public). Deployed with one threshold.
     """
     sae = one_step(d_model, n_latents, BatchTopK(k), centred=True)
-    losses = (_MSE, *_aux_zipf(d_out, n_latents, k, aux_k, aux_coefficient, aux_gamma))
+    losses = (_MSE, *_aux_zipf(d_out or d_model, n_latents, k, aux_k, aux_coefficient, aux_gamma))
     return Blueprint(sae, losses, unit_norm_decoder=True)
 
 
@@ -369,7 +369,7 @@ def mutual_choice(
 def feature_choice(
     d_model: int,
     *,
-    d_out: int,
+    d_out: int | None = None,
     n_latents: NLatents = 8192,
     k: BatchK = 32,
     quotas: Annotated[Literal["uniform", "zipf"], "each latent's share of a batch's k * tokens places"] = "zipf",
@@ -386,7 +386,7 @@ def feature_choice(
     """
     rule = FeatureChoice(k, zipf=quotas == "zipf", mutual_frac=mutual_frac)
     sae = one_step(d_model, n_latents, rule, centred=True)
-    losses = (_MSE, *_aux_zipf(d_out, n_latents, k, aux_k, aux_coefficient, aux_gamma))
+    losses = (_MSE, *_aux_zipf(d_out or d_model, n_latents, k, aux_k, aux_coefficient, aux_gamma))
     return Blueprint(sae, losses, unit_norm_decoder=True)
 
 
@@ -394,7 +394,7 @@ def feature_choice(
 def gradient_topk(
     d_model: int,
     *,
-    d_out: int,
+    d_out: int | None = None,
     n_latents: NLatents = 8192,
     k: K = 32,
     beta: Annotated[float, "weight of a latent's effect on the loss in the ranking; 0 is plain TopK"] = 1.0,
@@ -409,14 +409,14 @@ def gradient_topk(
     are no probe features. Trained as TopK.
     """
     sae = one_step(d_model, n_latents, GradientTopK(k, beta, normalise=normalise), centred=True)
-    return Blueprint(sae, (_MSE, *_aux(d_out, aux_k, aux_coefficient)), unit_norm_decoder=True)
+    return Blueprint(sae, (_MSE, *_aux(d_out or d_model, aux_k, aux_coefficient)), unit_norm_decoder=True)
 
 
 @variant("top_afa")
 def top_afa(
     d_model: int,
     *,
-    d_out: int,
+    d_out: int | None = None,
     n_latents: NLatents = 8192,
     afa_coefficient: Annotated[float, "weight of the loss that ties code norms to input norms; sets L0"] = 1 / 32,
     aux_k: AuxK = None,
@@ -432,7 +432,7 @@ def top_afa(
     _not_negative(afa_coefficient=afa_coefficient)
     sae = one_step(d_model, n_latents, FeatureActivation(), centred=True)
     afa = LossTerm("afa", afa_coefficient)
-    return Blueprint(sae, (_MSE, afa, *_aux(d_out, aux_k, aux_coefficient)), unit_norm_decoder=True)
+    return Blueprint(sae, (_MSE, afa, *_aux(d_out or d_model, aux_k, aux_coefficient)), unit_norm_decoder=True)
 
 
 @variant("relu")
@@ -468,7 +468,7 @@ def relu(
 def jumprelu(
     d_model: int,
     *,
-    d_out: int,
+    d_out: int | None = None,
     n_latents: NLatents = 8192,
     penalty: Annotated[
         Literal["l0_target", "l0", "tanh"],
@@ -496,7 +496,7 @@ def jumprelu(
     _not_negative(pre_act=pre_act, tanh_c=tanh_c)
     _fraction(warmup_frac=warmup_frac)
     if coefficient is None:
-        coefficient = 10.0 * d_out if penalty == "l0_target" else 10.0
+        coefficient = 10.0 * (d_out or d_model) if penalty == "l0_target" else 10.0
     _not_negative(coefficient=coefficient)
     rule = JumpReLU(threshold, bandwidth, reach, unit=d_model**0.5)
     sae = one_step(d_model, n_latents, rule, centred=False, decoder_norm=decoder_norm)
@@ -561,7 +561,7 @@ def matching_pursuit(
 def variational(
     d_model: int,
     *,
-    d_out: int,
+    d_out: int | None = None,
     n_latents: NLatents = 8192,
     base: Annotated[Literal["relu", "topk"], "the rule after sampling"] = "topk",
     k: Annotated[int, "latents kept per token, where base is topk"] = 32,
@@ -590,8 +590,8 @@ def variational(
         )
     rule = TopK(k) if base == "topk" else ReLU()
     sae = assemble(d_model, n_latents, Sampled(d_model, n_latents, rule, centred=True, noise=drawn))
-    divergence = (LossTerm("kl", kl / d_out, kl_warmup_frac),) if kl > 0 else ()
-    return Blueprint(sae, (_MSE, *divergence, *_aux(d_out, aux_k, aux_coefficient)), unit_norm_decoder=True)
+    divergence = (LossTerm("kl", kl / (d_out or d_model), kl_warmup_frac),) if kl > 0 else ()
+    return Blueprint(sae, (_MSE, *divergence, *_aux(d_out or d_model, aux_k, aux_coefficient)), unit_norm_decoder=True)
 
 
 @variant("group_bias")

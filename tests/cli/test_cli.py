@@ -368,7 +368,9 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_same_command_goes_on(config
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(config_text())
     command = [*SAELAB, "run", "tiny.yaml", "-o", "train.tokens=12800000"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background it is ignored
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        signal.signal(signal.SIGINT, before)
         deadline = time.monotonic() + 100
         while p.poll() is None and time.monotonic() < deadline and not list(tmp_path.glob("runs/*/checkpoints/step-*")):
             time.sleep(0.05)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from multiprocessing import resource_tracker
@@ -45,6 +46,7 @@ def start(command: str, config: str, directory: Path) -> BaseProcess:
 def _run(command: str, config: str, directory: str) -> None:
     from saelab.cli import app
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where all this runs in the background
     os.chdir(directory)
     os.environ |= _environment(Path(directory))
     log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -12,9 +12,12 @@ from saelab.training.interrupt import STOPPING, stop_on_signals
 
 @pytest.fixture(autouse=True)
 def handlers_stay():
+    """As in a terminal, also where tests run in the background and SIGINT is ignored; and no handler stays behind."""
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = [signal.getsignal(number) for number in STOPPING]
     yield
     assert [signal.getsignal(number) for number in STOPPING] == before
+    signal.signal(signal.SIGINT, found)
 
 
 def send(number: signal.Signals) -> None:
