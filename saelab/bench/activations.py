@@ -69,7 +69,7 @@ class Extent:
     """
 
     rounds: int = 3
-    cache_tokens: int = 20_000
+    cache_tokens: int = 40_000
     memory_tokens: int = 300_000
     steps: int = 48
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from saelab.files import sha256_file, sha256_json
 
-WALL_CLOCK = {"tokens_per_second"}
-"""Fields of metrics.jsonl that differ from run to run."""
-_SAME = ("store/*.safetensors", "store/manifest.json", "runs/**/sae/*")
+VARYING = {"tokens_per_second", "git_revision"}
+"""Fields that may differ from run to run: of the clock, and of whoever works on saelab meanwhile."""
+_SAME = ("store/*.safetensors", "store/manifest.json", "runs/**/sae/weights.safetensors")
 _TEMPORARY = "*.tmp-*"
 _NAMES = {"step": "a checkpoint", "shard": "a shard", "shards": "the index", "sae": "the SAE"}
 
@@ -20,16 +21,21 @@ Snapshot = dict[Path, int]
 
 def artefacts(directory: Path) -> dict[str, str]:
     """A hash by relative path of all that must be equal: shards and manifest, the SAE, the newest checkpoint's tensors,
-    metrics without times; and whatever was left half-written, which must not be there."""
+    metrics; and whatever was left half-written, which must not be there."""
     files = [path for pattern in _SAME for path in directory.glob(pattern)]
     for checkpoints in directory.glob("runs/**/checkpoints"):
         files += sorted(checkpoints.glob("step-*/state.safetensors"))[-1:]
     found = {str(path.relative_to(directory)): sha256_file(path) for path in files}
+    for path in directory.glob("runs/**/sae/config.json"):
+        found[str(path.relative_to(directory))] = sha256_json(json.loads(path.read_text(), object_hook=_lasting))
     for path in directory.glob("runs/**/metrics.jsonl"):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        timeless = [{key: value for key, value in line.items() if key not in WALL_CLOCK} for line in lines]
-        found[str(path.relative_to(directory))] = sha256_json(timeless)
+        lines = [json.loads(line, object_hook=_lasting) for line in path.read_text().splitlines()]
+        found[str(path.relative_to(directory))] = sha256_json(lines)
     return found | {str(path.relative_to(directory)): "left over" for path in directory.rglob(_TEMPORARY)}
+
+
+def _lasting(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in VARYING}
 
 
 def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:

@@ -28,13 +28,16 @@ def written(directory: Path) -> dict[str, str]:
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(name)
     (directory / "runs/a/metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "tokens_per_second": 3.0}\n')
+    (directory / "runs/a/sae/config.json").write_text('{"provenance": {"git_revision": "1"}, "k": 8}')
     return artefacts.artefacts(directory)
 
 
-def test_a_difference_is_seen_and_speed_is_none(tmp_path):
+def test_a_difference_is_seen_and_neither_speed_nor_revision_is_one(tmp_path):
     expected = written(tmp_path)
     (tmp_path / "runs/a/metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "tokens_per_second": 4.0}\n')
+    (tmp_path / "runs/a/sae/config.json").write_text('{"provenance": {"git_revision": "2"}, "k": 8}')
     assert artefacts.differences(expected, artefacts.artefacts(tmp_path)) == []
+    (tmp_path / "runs/a/sae/config.json").write_text('{"provenance": {"git_revision": "1"}, "k": 9}')
     (tmp_path / "runs/a/metrics.jsonl").write_text('{"step": 1, "loss": 2.1, "tokens_per_second": 3.0}\n')
     (tmp_path / "store/manifest.json").unlink()
     (tmp_path / "store/shard-1.safetensors.tmp-1").touch()
@@ -43,6 +46,7 @@ def test_a_difference_is_seen_and_speed_is_none(tmp_path):
         "store/manifest.json is missing",
         "store/shard-1.safetensors.tmp-1 should not be there",
         "runs/a/metrics.jsonl differs",
+        "runs/a/sae/config.json differs",
         "runs/a/sae/weights.safetensors differs",
     ]
 
