@@ -47,7 +47,10 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
 
 def being_written(directory: Path) -> set[Path]:
     """Files and directories that have not got their name yet, left over or in the making."""
-    return set(directory.rglob(_TEMPORARY))
+    try:
+        return set(directory.rglob(_TEMPORARY))
+    except FileNotFoundError:  # one became what it was written for while this looked
+        return set()
 
 
 def snapshot(directory: Path) -> Snapshot:
