@@ -285,6 +285,7 @@ def load(spec: ModelSpec) -> LanguageModel:
     from transformers import AutoModelForCausalLM
 
     from saelab.lm.assets import resolve
+    from saelab.lm.shortcuts import shorten
 
     source = resolve(spec.name)
     device = resolve_device(spec.device)
@@ -311,6 +312,7 @@ def load(spec: ModelSpec) -> LanguageModel:
             dtype=dtype,
         )
         bridge.requires_grad_(False)  # also the parameters that the bridge made by splitting others
+        shorten(bridge)
     identity = {
         "name": spec.name if not Path(spec.name).exists() else Path(spec.name).resolve().name,
         "content": _content(source, spec.revision),
