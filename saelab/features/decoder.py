@@ -16,8 +16,8 @@ from saelab.features.spec import IndexSpec, Map
 from saelab.lm.model import LanguageModel
 
 _BLOCK_BYTES = 128 * 2**20
-_UMAP_LATENTS = 40_000
-"""Above it UMAP takes many minutes."""
+_UMAP_LATENTS = range(500, 40_001)
+"""Fewer have no shape to find; more take many minutes."""
 UMAP_NEIGHBOURS = 15
 _UMAP_EPOCHS = 200
 _WRITES = re.compile(r"hook_resid_(pre|mid|post)$|hook_(attn|mlp)_out$|\.(attn|mlp)\.hook_out$|hook_embed$")
@@ -92,8 +92,7 @@ def kind_of_map(spec: IndexSpec, n_latents: int) -> Map:
     """What `auto` comes to."""
     if spec.map != "auto":
         return spec.map
-    fits = 4 * UMAP_NEIGHBOURS <= n_latents <= _UMAP_LATENTS
-    return "umap" if fits and find_spec("umap") is not None else "pca"
+    return "umap" if n_latents in _UMAP_LATENTS and find_spec("umap") is not None else "pca"
 
 
 def flat_map(W_dec: Tensor, kind: Map, neighbours: tuple[Tensor, Tensor], seed: int) -> Tensor:
