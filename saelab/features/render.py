@@ -1,7 +1,7 @@
 """Text from models and people as HTML: escaped, with nothing invisible in it, and highlighted by activation.
 
-Everything here returns HTML that holds no markup but its own. `STYLE` belongs once on a page that shows it; it takes the
-page's text colour and works on light and dark ground.
+Everything here returns HTML that holds no markup but its own. `STYLE` belongs once on a page that shows it; it takes
+the page's text colour and works on light and dark ground.
 """
 
 from __future__ import annotations
