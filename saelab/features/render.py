@@ -1,7 +1,7 @@
 """Text from models and people as HTML: escaped, with nothing invisible in it, and highlighted by activation.
 
-Everything here returns HTML that holds no markup but its own. `STYLE` belongs once on a page that shows it; it takes
-the page's text colour and works on light and dark ground.
+Everything here but `shown` returns HTML that holds no markup but its own. `STYLE` belongs once on a page that shows
+it; it takes the page's text colour and works on light and dark ground.
 """
 
 from __future__ import annotations
@@ -28,11 +28,16 @@ STYLE = """
 """
 
 
-def text(s: str, limit: int = TEXT_LIMIT) -> str:
-    """One line of any text as HTML: controls, bidi marks, line ends, tabs and leading spaces become symbols."""
+def shown(s: str, limit: int = TEXT_LIMIT) -> str:
+    """One line of any text: controls, bidi marks, line ends, tabs and leading spaces become symbols. Not HTML."""
     body = s.lstrip("".join(_SPACES))
     lead = "".join(_SPACES[c] for c in s[: min(len(s) - len(body), limit)])
-    return lead + _escaped(body, limit - len(lead))
+    return lead + "".join(map(_visible, body[: limit - len(lead)])) + _more(s, limit)
+
+
+def text(s: str, limit: int = TEXT_LIMIT) -> str:
+    """`shown` as HTML."""
+    return html.escape(shown(s, limit))
 
 
 def lines(s: str, limit: int = TEXT_LIMIT) -> str:
@@ -72,22 +77,18 @@ def highlighted(
 
 
 def _token(token: str, value: float, scale: float, at: bool) -> str:
-    body = _escaped(token, _TOKEN_LIMIT)
+    body = html.escape("".join(map(_visible, token[:_TOKEN_LIMIT]))) + _more(token, _TOKEN_LIMIT)
     if value == 0 or not math.isfinite(value):
         return body
     share = min(abs(value) / scale, 1.0) if scale > 0 else 1.0
     names = [name for name, wanted in (("sl-negative", value < 0), ("sl-at", at)) if wanted]
     kind = f' class="{" ".join(names)}"' if names else ""
     sign = '<span aria-hidden="true">−</span>' if value < 0 else ""
-    shown = number(value)
+    said = number(value)
     return (
-        f'<mark{kind} style="--sl-s:{5 + 60 * share:.0f}%" title="{shown}">{sign}{body}'
-        f'<span class="sl-value"> ({shown}) </span></mark>'
+        f'<mark{kind} style="--sl-s:{5 + 60 * share:.0f}%" title="{said}">{sign}{body}'
+        f'<span class="sl-value"> ({said}) </span></mark>'
     )
-
-
-def _escaped(s: str, limit: int) -> str:
-    return html.escape("".join(map(_visible, s[:limit]))) + _more(s, limit)
 
 
 def _more(s: str, limit: int) -> str:
