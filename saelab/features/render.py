@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 
 TEXT_LIMIT = 10_000
 _TOKEN_LIMIT = 200
-_SPACES = {" ": "·", "\u00a0": "⍽"}
-_CONTROLS = {"\n": "↵", "\t": "⇥", "\x7f": "␡"} | {chr(i): chr(0x2400 + i) for i in range(32) if i not in (9, 10)}
+_SYMBOLS = {"\n": "↵", "\t": "⇥"}
+"""What most fonts have; the pictures of other controls are in few, so those are named by number."""
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 STYLE = """
@@ -30,9 +30,9 @@ STYLE = """
 
 def shown(s: str, limit: int = TEXT_LIMIT) -> str:
     """One line of any text: controls, bidi marks, line ends, tabs and leading spaces become symbols. Not HTML."""
-    body = s.lstrip("".join(_SPACES))
-    lead = "".join(_SPACES[c] for c in s[: min(len(s) - len(body), limit)])
-    return lead + "".join(map(_visible, body[: limit - len(lead)])) + _more(s, limit)
+    body = s[:limit].lstrip(" ")
+    lead = "·" * (min(len(s), limit) - len(body))
+    return lead + "".join(map(_visible, body)) + _more(s, limit)
 
 
 def text(s: str, limit: int = TEXT_LIMIT) -> str:
@@ -96,6 +96,6 @@ def _more(s: str, limit: int) -> str:
 
 
 def _visible(character: str) -> str:
-    if character in _CONTROLS:
-        return _CONTROLS[character]
-    return f"⟨U+{ord(character):04X}⟩" if unicodedata.category(character) in _INVISIBLE else character
+    if unicodedata.category(character) not in _INVISIBLE:
+        return character
+    return _SYMBOLS.get(character, f"⟨U+{ord(character):04X}⟩")

@@ -47,7 +47,7 @@ def test_text_is_text_whatever_it_holds(s: str) -> None:
     [
         ("<b>&\"'", "&lt;b&gt;&amp;&quot;&#x27;"),
         ("  two before", "··two before"),
-        ("a\nb\tc\r\0", "a↵b⇥c␍␀"),
+        ("a\nb\tc\r\0", "a↵b⇥c⟨U+000D⟩⟨U+0000⟩"),
         ("safe\u202etxt.exe", "safe⟨U+202E⟩txt.exe"),
         ("\u200b", "⟨U+200B⟩"),
         ("\ud800", "⟨U+D800⟩"),

@@ -196,13 +196,15 @@ dt { font-size: .8rem; opacity: .75; } dd { margin: 0; } bdi { unicode-bidi: iso
 .contents { columns: 14rem; padding-left: 1.2rem; } .note { border-left: 3px solid var(--line); padding-left: .8rem; }
 .marks span { border: 1px solid var(--line); border-radius: 1rem; padding: .1rem .7rem; margin-right: .4rem;
   display: inline-block; }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 1rem; align-items: start; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 1rem; align-items: start;
+  margin: 1rem 0; }
 table { border-collapse: collapse; width: 100%; } caption, figcaption { text-align: left; font-weight: 600; }
 th { text-align: left; font-weight: 400; font-size: .8rem; opacity: .75; } td { border-top: 1px solid var(--line); }
 td:last-child, th:last-child { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 td code { font-size: .95em; white-space: pre-wrap; } figure { margin: 1rem 0; }
-ol { list-style: none; padding: 0; margin: 0; } li { overflow-wrap: anywhere; }
-ol li { display: grid; grid-template-columns: 4rem 1fr; gap: .5rem; padding: .3rem 0; border-top: 1px solid var(--line); }
+ol { list-style: none; padding: 0; margin: 0; }
+ol li { display: grid; grid-template-columns: 4rem 1fr; gap: .5rem; padding: .3rem 0; }
+ol li + li { border-top: 1px solid var(--line); }
 .peak { text-align: right; font-variant-numeric: tabular-nums; line-height: 1.9; }
 footer { opacity: .75; padding: 1rem 0; }
 @media print { section { break-inside: avoid-page; } }
