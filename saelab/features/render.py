@@ -80,13 +80,14 @@ def _token(token: str, value: float, scale: float, at: bool) -> str:
     body = html.escape("".join(map(_visible, token[:_TOKEN_LIMIT]))) + _more(token, _TOKEN_LIMIT)
     if value == 0 or not math.isfinite(value):
         return body
+    word = body.lstrip(" ") or body  # a line may end before a marked word, not inside the mark
     share = min(abs(value) / scale, 1.0) if scale > 0 else 1.0
     names = [name for name, wanted in (("sl-negative", value < 0), ("sl-at", at)) if wanted]
     kind = f' class="{" ".join(names)}"' if names else ""
     sign = '<span aria-hidden="true">−</span>' if value < 0 else ""
     said = number(value)
     return (
-        f'<mark{kind} style="--sl-s:{5 + 60 * share:.0f}%" title="{said}">{sign}{body}'
+        f'{body[: len(body) - len(word)]}<mark{kind} style="--sl-s:{5 + 60 * share:.0f}%" title="{said}">{sign}{word}'
         f'<span class="sl-value"> ({said}) </span></mark>'
     )
 

@@ -82,7 +82,7 @@ def test_active_tokens_are_marked_with_their_value_as_text() -> None:
     page = highlighted(["The", " <i>", " end", "\n"], {1: 2.0, 2: -1.0}, scale=2.0, at=1)
     seen = Elements(page)
     assert seen.tags == ["p", "mark", "span", "mark", "span", "span"]
-    assert seen.text == "The <i> (2) − end (−1) ↵"
+    assert seen.text == "The <i> (2)  −end (−1) ↵"
     assert ("title", "2") in seen.attributes
     assert ("title", "−1") in seen.attributes
     assert ("class", "sl-at") in seen.attributes

@@ -70,7 +70,7 @@ class Source:
         return {"modelId": self.model, "layer": self.id}
 
 
-def source_of(bundle: Bundle, source_set: str, model: str | None = None) -> Source:
+def source_of(bundle: Bundle, source_set: str, model: str | None = None, creator: str | None = None) -> Source:
     """From what the SAE knows of its origin.
 
     Raises:
@@ -78,7 +78,7 @@ def source_of(bundle: Bundle, source_set: str, model: str | None = None) -> Sour
     """
     provenance = bundle.manifest["sae"].get("provenance") or {}
     name = model or str((provenance.get("model") or {}).get("name", ""))
-    hook = str(provenance.get("hook", ""))
+    hook = str(bundle.manifest.get("hook") or provenance.get("hook", ""))
     layer = re.search(r"\d+", hook)
     if not name or not layer:
         what = "model" if not name else "layer"
@@ -91,6 +91,7 @@ def source_of(bundle: Bundle, source_set: str, model: str | None = None) -> Sour
         hook=hook,
         dataset=str(data.get("name") or ", ".join(data.get("files") or {})),
         context_tokens=int((provenance.get("windows") or {}).get("context_length", 0)),
+        creator=creator or DEFAULT_CREATOR,
         created=now(),
     )
 
