@@ -10,12 +10,13 @@ import html
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 TEXT_LIMIT = 10_000
 _TOKEN_LIMIT = 200
 _SYMBOLS = {"\n": "↵", "\t": "⇥"}
 """What most fonts have; the pictures of other controls are in few, so those are named by number."""
-_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"}
 
 STYLE = """
 .sl-context { margin: 0; position: relative; line-height: 1.9; white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -29,7 +30,7 @@ STYLE = """
 
 
 def shown(s: str, limit: int = TEXT_LIMIT) -> str:
-    """One line of any text: controls, bidi marks, line ends, tabs and leading spaces become symbols. Not HTML."""
+    """One line of any text: controls, bidi marks, line ends, odd and leading spaces become symbols. Not HTML."""
     body = s[:limit].lstrip(" ")
     lead = "·" * (min(len(s), limit) - len(body))
     return lead + "".join(map(_visible, body)) + _more(s, limit)
@@ -77,7 +78,7 @@ def highlighted(
 
 
 def _token(token: str, value: float, scale: float, at: bool) -> str:
-    body = html.escape("".join(map(_visible, token[:_TOKEN_LIMIT]))) + _more(token, _TOKEN_LIMIT)
+    body = _word(token)
     if value == 0 or not math.isfinite(value):
         return body
     word = body.lstrip(" ") or body  # a line may end before a marked word, not inside the mark
@@ -92,11 +93,16 @@ def _token(token: str, value: float, scale: float, at: bool) -> str:
     )
 
 
+@lru_cache(2**16)
+def _word(token: str) -> str:
+    return html.escape("".join(map(_visible, token[:_TOKEN_LIMIT]))) + _more(token, _TOKEN_LIMIT)
+
+
 def _more(s: str, limit: int) -> str:
     return f"… ({len(s):,} characters)" if len(s) > limit else ""
 
 
 def _visible(character: str) -> str:
-    if unicodedata.category(character) not in _INVISIBLE:
+    if character == " " or unicodedata.category(character) not in _INVISIBLE:
         return character
     return _SYMBOLS.get(character, f"⟨U+{ord(character):04X}⟩")

@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from saelab.features.render import highlighted, lines, number, text
-
-
-class Elements(HTMLParser):
-    """What a page is made of: tags, attributes by tag, text."""
-
-    def __init__(self, page: str):
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+from saelab.testing.markup import Elements
 
 
 ANY = st.text(alphabet=st.characters(), max_size=60)
@@ -50,6 +31,7 @@ def test_text_is_text_whatever_it_holds(s: str) -> None:
         ("a\nb\tc\r\0", "a↵b⇥c⟨U+000D⟩⟨U+0000⟩"),
         ("safe\u202etxt.exe", "safe⟨U+202E⟩txt.exe"),
         ("\u200b", "⟨U+200B⟩"),
+        ("\u00a0", "⟨U+00A0⟩"),
         ("\ud800", "⟨U+D800⟩"),
         ("   ", "···"),
         ("", ""),

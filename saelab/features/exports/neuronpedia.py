@@ -179,8 +179,8 @@ def activation_rows(selection: Selection, source: Source, latent: int) -> Iterat
     bundle = selection.bundle
     feature, intervals = bundle.feature(latent), int(bundle.manifest["content"]["spec"]["intervals"])
     for number, example in enumerate(bundle.examples(latent)):
-        tokens = bundle.context(example.context).tokens
-        values = _rounded([example.values.get(position, 0.0) for position in range(len(tokens))])
+        tokens, values = selection.shown(example)
+        values = _rounded(values)
         low, high, share = _group(feature, example, intervals)
         yield {
             "id": _id("activation", source, latent, number),
@@ -188,7 +188,7 @@ def activation_rows(selection: Selection, source: Source, latent: int) -> Iterat
             "index": str(latent),
             "creatorId": source.creator,
             "createdAt": source.created,
-            "tokens": [selection.token(token) for token in tokens],
+            "tokens": tokens,
             "values": values,
             "maxValue": max(values),
             "maxValueTokenIndex": values.index(max(values)),
@@ -293,7 +293,7 @@ def _centres(low: float, high: float, bins: int) -> list[float]:
 
 def _rounded(values: Sequence[float] | NDArray[Any], digits: int = _VALUE_DIGITS) -> list[float]:
     """To significant digits: three decimals, as elsewhere, would lose small activations."""
-    return [float(f"{value:.{digits}g}") for value in values]
+    return [float(f"{value:.{digits}g}") if value else 0.0 for value in values]
 
 
 def _id(kind: str, source: Source, latent: int, number: int) -> str:

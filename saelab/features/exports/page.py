@@ -153,7 +153,7 @@ def _examples(selection: Selection, feature: Feature) -> str:
     for number_, examples in groupby(bundle.examples(feature.latent), lambda example: example.bin):
         parts.append(f"<h3>{_bin(number_)}</h3><ol>")
         for example in examples:
-            tokens = [selection.token(token) for token in bundle.context(example.context).tokens]
+            tokens, _ = selection.shown(example)
             context = render.highlighted(tokens, example.values, scale=scale, at=example.position, around=_AROUND)
             parts.append(f'<li><span class="peak">{number(example.value)}</span>{context}</li>')
         parts.append("</ol>")

@@ -83,6 +83,7 @@ def _examples(selection: Selection, latent: int) -> Iterator[dict[str, Any]]:
     bundle = selection.bundle
     for example in bundle.examples(latent):
         context = bundle.context(example.context)
+        tokens, values = selection.shown(example)
         yield {
             "latent": latent,
             "bin": example.bin,
@@ -91,8 +92,8 @@ def _examples(selection: Selection, latent: int) -> Iterator[dict[str, Any]]:
             "position": example.position,
             "document": context.documents[example.position],
             "token_ids": context.tokens,
-            "tokens": [selection.token(token) for token in context.tokens],
-            "values": [example.values.get(position, 0.0) for position in range(len(context.tokens))],
+            "tokens": tokens,
+            "values": values,
         }
 
 

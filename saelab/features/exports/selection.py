@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from saelab.errors import SaelabError, did_you_mean
 from saelab.features.annotations import Annotation, Annotations
-from saelab.features.bundle import Bundle
+from saelab.features.bundle import Bundle, Example
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,19 @@ class Selection:
 
     def token(self, number: int) -> str:
         """The text of a token id, as a file in UTF-8 can hold it."""
-        return self.bundle.token(number).encode(errors="replace").decode()
+        return self._texts[number] if 0 <= number < len(self._texts) else self.bundle.token(number)
+
+    def shown(self, example: Example) -> tuple[list[str], list[float]]:
+        """The tokens of an example's context, and the activation at each."""
+        tokens = [self.token(number) for number in self.bundle.context(example.context).tokens]
+        values = [0.0] * len(tokens)
+        for position, value in example.values.items():
+            values[position] = value
+        return tokens, values
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        return [token.encode(errors="replace").decode() for token in self.bundle.vocabulary]
 
 
 def bookmarked(bundle: Bundle, annotations: Annotations) -> list[int]:
