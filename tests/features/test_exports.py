@@ -1,4 +1,4 @@
-"""Exports hold what the index and the annotations say, as their readers expect it, and no text becomes anything else."""
+"""Exports hold what the index and the annotations say, as their readers expect it; no text becomes anything else."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def test_neuronpedia_ids_come_from_where_the_sae_was_trained(tmp_path: Path) -> 
 # -- the page -----------------------------------------------------------------------------------------
 
 OURS = set(
-    """html head meta title style body header h1 dl div dt dd bdi nav ul li a main section h2 p br span figure figcaption
-    svg rect path text table caption thead tr th tbody td code h3 ol mark footer""".split()  # noqa: SIM905
+    """html head meta title style body header h1 dl div dt dd bdi nav ul li a main section h2 p br span figure
+    figcaption svg rect path text table caption thead tr th tbody td code h3 ol mark footer""".split()  # noqa: SIM905
 )
 ATTRIBUTES = set(
     """lang charset http-equiv content name class id aria-labelledby aria-label aria-hidden role viewbox x y width

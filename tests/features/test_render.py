@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from saelab.features.render import highlighted, lines, number, text
 from saelab.testing.markup import Elements
 
-
 ANY = st.text(alphabet=st.characters(), max_size=60)
 
 
