@@ -188,7 +188,8 @@ def test_neuronpedia_gets_the_decoder(saelab) -> None:
          "they go from 0 to 11\n"),
         (["runs/tiny", "--format", "html", "--top", "1", "--bookmarked"],
          "error: --bookmarked and --top each say which features to take\n  fix: give one of them\n"),
-        (["runs/tiny", "--format", "html", "--list", "x"], "error: runs/annotations.sqlite: this SAE has no list 'x'\n"),
+        (["runs/tiny", "--format", "html", "--list", "x"],
+         "error: runs/annotations.sqlite: this SAE has no list 'x'\n"),
         (["runs/tiny", "--format", "neuronpedia"], "error: runs/tiny/sae: the index is of another SAE than the one "
          "that is here\n  fix: saelab index RUN --again, or --no-vectors\n"),
     ],
