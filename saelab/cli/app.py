@@ -97,7 +97,10 @@ def _group(config: Path, override: list[str] | None, reporter: Any) -> Any:
 
 @app.command()
 def run(config: Config, override: Override = None, fresh: Fresh = False, as_json: Json = False) -> None:
-    """Cache, train and evaluate: everything a config describes. The same command again goes on."""
+    """Cache, train, evaluate and index: everything a config describes. The same command again goes on.
+
+    The members of a sweep are not indexed; `saelab index` does that for those worth looking at.
+    """
     from saelab.cli import runs
     from saelab.cli.results import explain
 
@@ -107,7 +110,9 @@ def run(config: Config, override: Override = None, fresh: Fresh = False, as_json
         group.begin(fresh=fresh)
         group.train(store)
         documents = group.evaluate(store)
-    alone = len(group.runs) == 1
+        alone = len(group.runs) == 1
+        if alone and documents and group.runs[0].config.index is not None:
+            group.runs[0].index(store)
     if as_json:
         _print_json(next(iter(documents.values())) if alone and documents else documents)
     elif alone:
@@ -118,22 +123,34 @@ def run(config: Config, override: Override = None, fresh: Fresh = False, as_json
 
 
 @app.command()
-def cache(config: Config, override: Override = None) -> None:
+def cache(config: Config, override: Override = None, as_json: Json = False) -> None:
     """Run the language model over the text and keep its activations."""
+    from dataclasses import asdict
+
+    from saelab.activations import inspection
     from saelab.cli.stages import Loaded, Run
 
-    loaded, reporter = _load(config, override), _reporter(False)
-    Run(loaded, reporter, Loaded(loaded.model, reporter), Path(loaded.runs_dir)).cache()
+    loaded, reporter = _load(config, override), _reporter(as_json)
+    store = Run(loaded, reporter, Loaded(loaded.model, reporter), Path(loaded.runs_dir)).cache()
+    if as_json:
+        _print_json(asdict(inspection.info(store.directory)))
 
 
 @app.command()
-def train(config: Config, override: Override = None, fresh: Fresh = False) -> None:
+def train(config: Config, override: Override = None, fresh: Fresh = False, as_json: Json = False) -> None:
     """Train the SAE, or all of a sweep, on cached activations (caching them first where needed)."""
-    group = _group(config, override, _reporter(False))
+    from saelab.files import read_json
+
+    group = _group(config, override, _reporter(as_json))
     store = group.prepare(fresh=fresh)
     with group.claimed():
         group.begin(fresh=fresh)
         group.train(store)
+    if as_json:
+        finished = [run for run in group.runs if run.directory.finished]
+        summaries = {run.config.name: read_json(run.directory.summary) for run in finished}
+        alone = len(group.runs) == 1
+        _print_json(next(iter(summaries.values())) if alone and summaries else summaries)
     group.check_failures()
 
 
@@ -181,6 +198,32 @@ def evaluate(
         work.reporter.log_to(work.directory.log)
         document = work.evaluate(work.cache(), again=again)
     _print_json(document) if as_json else explain(work, document)
+
+
+@app.command()
+def index(
+    run: RunPath,
+    override: Override = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="other text than the run's: asset:..., a file, a dataset's name")
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", help="how much of --data is looked at")] = 500_000,
+    again: Annotated[bool, typer.Option("--again", help="drop the index there is and build it anew")] = False,
+    as_json: Json = False,
+) -> None:
+    """Build a run's feature index, for `saelab browse`. The same command again goes on."""
+    from saelab.cli.stages import open_run
+
+    work = open_run(run, override or [], _reporter(as_json))
+    if data is not None:
+        work = work.on_text(data, tokens)
+    with work.directory.claimed():
+        work.reporter.log_to(work.directory.log)
+        bundle = work.index(work.cache(), again=again)
+    if as_json:
+        _print_json(bundle.manifest)
+    else:
+        work.reporter.say(f"browse     saelab browse {run}")
 
 
 @app.command()
@@ -232,11 +275,13 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _add_groups() -> None:
-    from saelab.cli import assets, bench, config, store
+    from saelab.cli import annotations, assets, bench, config, export, store
 
+    app.add_typer(annotations.app, name="annotations", help="What people wrote about features: list, export, import.")
     app.add_typer(assets.app, name="assets", help="The demo model and text.")
     app.add_typer(bench.app, name="bench", help="What the variants find where the truth is known; how fast they train.")
     app.add_typer(config.app, name="config", help="Show, check and describe configurations.")
+    app.add_typer(export.app, name="export", help="Features for Neuronpedia, as an HTML page, as Parquet.")
     app.add_typer(store.app, name="store", help="What stored activations hold, and whether they are whole.")
 
 

@@ -209,7 +209,7 @@ def test_pages_fit_wide_and_narrow_windows_by_day_and_night(
     ):
         page.goto(server.url + address)
         page.locator(ready).first.wait_for()
-        expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
+        expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
         page.screenshot(path=folder / f"{name}-{width}-{scheme}.png")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.close()
