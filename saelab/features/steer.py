@@ -113,7 +113,7 @@ def steps(
     edits = [_nothing, intervened(live.sae, interventions)]
     prompt = live.tokens(text, new_tokens=sampling.new_tokens)
     after = [_logits(live, prompt, edit) for edit in edits]
-    found, noise = _next_token(live, *after, shown), _noise(sampling, after[0])
+    found, noise = _next_token(live, after[0], after[1], shown), _noise(sampling, after[0])
     written = [found.baseline, found.steered]
     for number in range(sampling.new_tokens):
         drawn = next(noise)

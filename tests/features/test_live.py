@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -81,9 +83,9 @@ def test_an_sae_of_another_model_is_refused(lm):
     other = {**lm.identity, "name": "gpt2", "content": "model.safetensors=0"}
     with pytest.raises(SaelabError, match="trained on another model: weights differ from those of 'gpt2'"):
         Live.of(placed(lm, make_sae(32), LATE, model=other), lm)
-    with pytest.raises(SaelabError, match="'blocks.1.hook_resid_post' is 32 wide, the SAE 64"):
+    with pytest.raises(SaelabError, match=r"'blocks\.1\.hook_resid_post' is 32 wide, the SAE 64"):
         Live.of(placed(lm, make_sae(64), LATE), lm)
-    with pytest.raises(SaelabError, match="unknown hook 'blocks.9.hook_resid_post'"):
+    with pytest.raises(SaelabError, match=r"unknown hook 'blocks\.9\.hook_resid_post'"):
         Live.of(placed(lm, make_sae(32), "blocks.9.hook_resid_post"), lm)
     with pytest.raises(SaelabError, match="does not say where in a model it belongs: 'hook'"):
         Live.of(make_sae(32), lm)
@@ -273,18 +275,18 @@ def test_what_is_written_so_far_comes_token_by_token(live):
     assert [len(one.steered.tokens) for one in found] == list(range(1, 9))
     assert all(
         later.baseline.tokens[: len(one.baseline.tokens)] == one.baseline.tokens
-        for one, later in zip(found, found[1:], strict=False)
+        for one, later in itertools.pairwise(found)
     )
     assert len({one.kl_nats for one in found}) == 1
 
 
-def test_a_continuation_ends_with_the_text(live, monkeypatch):
+def test_a_continuation_ends_with_the_text(live):
     likeliest = steered(live, PROMPT, [], GREEDY).baseline.tokens
-    monkeypatch.setattr(live.lm.tokenizer, "eos_token", live.lm.tokenizer.convert_ids_to_tokens(likeliest[3]))
-    first = likeliest.index(likeliest[3])
-    found = steered(live, PROMPT, [], GREEDY)
-    assert found.baseline.ended
-    assert found.baseline.tokens == likeliest[:first]
+    other = copy.copy(live.lm)
+    other.tokenizer = copy.deepcopy(live.lm.tokenizer)
+    other.tokenizer.eos_token = live.lm.tokenizer.convert_ids_to_tokens(likeliest[3])
+    found = steered(replace(live, lm=other), PROMPT, [], GREEDY).baseline
+    assert (found.tokens, found.ended) == (likeliest[: likeliest.index(likeliest[3])], True)
 
 
 def test_sampling_outside_its_range_is_refused():
