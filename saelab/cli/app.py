@@ -207,6 +207,22 @@ def runs(
 
 
 @app.command()
+def browse(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]...", help="runs, or directories that hold runs (runs)", show_default=False),
+    ] = None,
+    port: Annotated[int | None, typer.Option("--port", help="the first free one from 8501", show_default=False)] = None,
+    host: Annotated[str, typer.Option("--host", help="who may look: this machine alone")] = "127.0.0.1",
+    opens: Annotated[bool, typer.Option("--open/--no-open", help="open a web browser")] = True,
+) -> None:
+    """Look at what every latent does, in a web browser."""
+    from saelab.cli.browse import browse
+
+    browse(runs or [Path("runs")], port, host, opens)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what this machine has, and what saelab makes of it."""
     from saelab.cli.doctor import report, table

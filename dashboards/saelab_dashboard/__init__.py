@@ -1,0 +1,1 @@
+"""The pages of the feature browser, one module each with `show()`, and what they share."""

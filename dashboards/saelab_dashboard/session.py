@@ -1,0 +1,159 @@
+"""Which run is looked at, and what is open of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+from saelab_dashboard import states
+
+from saelab.errors import SaelabError
+from saelab.evals.records import RunRecord, find_runs, read_run
+from saelab.features import Bundle
+from saelab.features.bundle import MANIFEST, State, state
+from saelab.files import read_json
+from saelab.training.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from saelab.features.annotations import Annotations
+
+RUN = "run"
+"""The name of a run in addresses and in the session."""
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run as the pages see it.
+
+    Attributes:
+        root: the directory that holds it.
+        state: of its index; bundle: the index, where it is complete and sound; problem: what is wrong with it.
+    """
+
+    name: str
+    directory: RunDirectory
+    root: Path
+    state: State
+    bundle: Bundle | None
+    problem: SaelabError | None
+
+    @property
+    def annotations(self) -> Annotations:
+        """Of all SAEs whose runs lie in the same directory."""
+        return _annotations(self.root / "annotations.sqlite")
+
+    @property
+    def record(self) -> RunRecord:
+        """What the run has written so far."""
+        return _record(self.directory.path)
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """`sae/config.json`: kind, settings, provenance; empty where there is no SAE yet, or none that can be read."""
+        return _config(self.directory.sae / "config.json")
+
+
+@dataclass(frozen=True)
+class Served:
+    """Where a run lies, and the directory whose runs share annotations."""
+
+    path: Path
+    root: Path
+
+
+@st.cache_data(ttl=5, show_spinner=False)
+def _served(roots: tuple[str, ...]) -> dict[str, Served]:
+    found = {}
+    for root in map(Path, roots):
+        for path in find_runs(root).runs if root.is_dir() else ():
+            alone = path == root
+            inside = path.name if alone else str(path.relative_to(root))
+            name = inside if len(roots) == 1 else str(path)
+            found[name] = Served(path, root.resolve().parent if alone else root)
+    return found
+
+
+def served() -> dict[str, Served]:
+    """Runs by the names they go by in addresses. A name is looked up here, and never made into a path."""
+    return _served(tuple(sys.argv[1:]) or ("runs",))
+
+
+def asked() -> str | None:
+    """The run the address names, whether there is one or not; else the one last looked at, else one with an index."""
+    return st.query_params.get(RUN) or st.session_state.get(RUN) or _first(served())
+
+
+def choose(name: str) -> None:
+    """Look at another run: the address names it, and no latent of the run before."""
+    st.session_state[RUN] = name
+    st.query_params.from_dict({RUN: name})
+
+
+def chosen() -> OpenRun:
+    """The run that is looked at. Where there is none of that name, says so and ends the page."""
+    runs, name = served(), asked()
+    if name is None:
+        states.no_runs(sys.argv[1:] or ["runs"])
+    if name not in runs:
+        states.unknown_run(name, list(runs))
+    st.session_state[RUN] = name
+    if st.query_params.get(RUN) != name:
+        st.query_params[RUN] = name
+    return open_run(name)
+
+
+def indexed() -> tuple[OpenRun, Bundle]:
+    """`chosen`, with its index; where there is none, says how to get one and ends the page."""
+    run = chosen()
+    if run.bundle is None:
+        states.no_index(run.directory, run.state, run.problem)
+    return run, run.bundle
+
+
+def open_run(name: str) -> OpenRun:
+    """A served run by name; what is open stays open, until its index is built anew."""
+    place = served()[name]
+    directory = RunDirectory(place.path)
+    index = directory.path / "index"
+    found, bundle, problem = state(index), None, None
+    if found == "complete":
+        try:
+            bundle = _bundle(index, (index / MANIFEST).stat().st_mtime_ns)
+        except SaelabError as error:
+            problem = error
+    return OpenRun(name, directory, place.root, found, bundle, problem)
+
+
+def _first(runs: dict[str, Served]) -> str | None:
+    indexed = (name for name, place in runs.items() if state(place.path / "index") == "complete")
+    return next(indexed, next(iter(runs), None))
+
+
+@st.cache_resource(max_entries=3, show_spinner="opening the index")
+def _bundle(index: Path, written: int) -> Bundle:
+    return Bundle(index)
+
+
+@st.cache_resource(show_spinner=False)
+def _annotations(path: Path) -> Annotations:
+    from saelab.features.annotations import Annotations
+
+    return Annotations(path)
+
+
+@st.cache_data(ttl=5, show_spinner=False)
+def _record(path: Path) -> RunRecord:
+    return read_run(path)
+
+
+@st.cache_data(ttl=5, show_spinner=False)
+def _config(path: Path) -> Mapping[str, Any]:
+    try:
+        found = read_json(path)
+    except SaelabError:
+        return {}
+    return found if isinstance(found, dict) else {}
