@@ -1,6 +1,7 @@
 """Variants side by side: the table, how it is written down, and its plot."""
 
-from saelab.evals.family.render import csv, document, markdown, terminal, write
+from saelab.evals.family.read import read
+from saelab.evals.family.render import cells, csv, document, markdown, notes, terminal, write
 from saelab.evals.family.table import METRICS, Comparison, FamilyTable, Reference, Row, Spread
 
 __all__ = [
@@ -10,9 +11,12 @@ __all__ = [
     "Reference",
     "Row",
     "Spread",
+    "cells",
     "csv",
     "document",
     "markdown",
+    "notes",
+    "read",
     "terminal",
     "write",
 ]
