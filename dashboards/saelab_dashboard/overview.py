@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import streamlit as st
+from saelab_dashboard import links, session
 
 from saelab.features import render
-from saelab_dashboard import links, session
 
 
 def show() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
+from saelab_dashboard import states
 
 from saelab.errors import SaelabError
 from saelab.evals.records import RunRecord, find_runs, read_run
@@ -16,7 +17,6 @@ from saelab.features import Bundle
 from saelab.features.bundle import MANIFEST, State, state
 from saelab.files import read_json
 from saelab.training.run_directory import RunDirectory
-from saelab_dashboard import states
 
 if TYPE_CHECKING:
     from saelab.features.annotations import Annotations

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import streamlit as st
+from saelab_dashboard import links
 
 from saelab.errors import SaelabError
 from saelab.features import render
 from saelab.features.bundle import PROGRESS, State
 from saelab.files import read_json
 from saelab.training.run_directory import RunDirectory
-from saelab_dashboard import links
 
 
 def say(kind: str, title: str, body: str = "", command: str = "") -> NoReturn:
