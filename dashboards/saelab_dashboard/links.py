@@ -1,14 +1,15 @@
 """Addresses of pages: every page is at `<name>?run=...`, with `&latent=...` where it is about one.
 
-A link in HTML that a page shows (`anchor`) is an ordinary one, which can be copied or opened in a new tab; a plain click
-on it is taken to `follow`, which goes there without loading the app again.
+A link in HTML that a page shows (`anchor`) is an ordinary one, which can be copied or opened in a new tab; a plain
+click on it is taken to `follow`, which goes there without loading the app again.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from typing import Any
+import html
+import importlib.util
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -25,19 +26,35 @@ _TITLES = {
 }
 """Title and icon by the name of a page's module."""
 
+_KEY = "links"
+_FIRST = next(iter(_TITLES))
+
 _FOLLOW = """
 export default function ({ setTriggerValue }) {
-  const go = (event) => {
+  const plain = (event) =>
+    !(event.defaultPrevented || event.button || event.altKey || event.metaKey || event.ctrlKey || event.shiftKey);
+  const click = (event) => {
     const link = event.target.closest?.("a.sl-link");
-    if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey) return;
+    if (!link || !plain(event)) return;
     event.preventDefault();
     const address = new URL(link.href);
-    setTriggerValue("go", { page: address.pathname.split("/").pop(), params: Object.fromEntries(address.searchParams) });
+    const params = Object.fromEntries(address.searchParams);
+    setTriggerValue("go", { page: address.pathname.split("/").pop(), params });
+    if (!link.closest("[data-stay]")) document.querySelector("[data-testid=stMain]")?.scrollTo(0, 0);
   };
-  document.addEventListener("click", go);
-  return () => document.removeEventListener("click", go);
+  const key = (event) => {
+    const way = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
+    if (way && plain(event) && event.target === document.body) document.querySelector(`a.sl-link[rel=${way}]`)?.click();
+  };
+  document.addEventListener("click", click);
+  document.addEventListener("keydown", key);
+  return () => {
+    document.removeEventListener("click", click);
+    document.removeEventListener("keydown", key);
+  };
 }
 """
+"""Takes plain clicks on links to pages; the arrow keys follow `rel=prev` and `rel=next` where nothing has the focus."""
 
 
 def pages() -> list[StreamlitPage]:
@@ -47,8 +64,7 @@ def pages() -> list[StreamlitPage]:
 
 def _page(name: str) -> StreamlitPage:
     title, icon = _TITLES[name]
-    first = name == next(iter(_TITLES))
-    return st.Page(_show(name), title=title, icon=f":material/{icon}:", url_path=name, default=first)
+    return st.Page(_show(name), title=title, icon=f":material/{icon}:", url_path=name, default=name == _FIRST)
 
 
 def _show(name: str) -> Callable[[], None]:
@@ -62,28 +78,41 @@ def _show(name: str) -> Callable[[], None]:
 
 def href(page: str, run: str, **params: Any) -> str:
     """The relative address of a page about a run; parameters that are None are left out."""
-    found = {"run": run} | {key: str(value) for key, value in params.items() if value is not None}
-    return f"{page}?{urlencode(found)}"
+    return f"{'./' if page == _FIRST else page}?{urlencode(_params(run, params))}"
 
 
-def anchor(content: str, page: str, run: str, **params: Any) -> str:
-    """A link around `content`, which is HTML."""
-    return f'<a class="sl-link" href="{href(page, run, **params).replace("&", "&amp;")}">{content}</a>'
+def anchor(content: str, page: str, run: str, *, attributes: str = "", **params: Any) -> str:
+    """A link around `content`, which is HTML, as are `attributes`."""
+    return f'<a class="sl-link" {attributes} href="{html.escape(href(page, run, **params))}">{content}</a>'
 
 
-def go(page: str, run: str, **params: Any) -> None:
+def go(page: str, run: str, **params: Any) -> NoReturn:
     """Leave for a page now."""
-    found = {"run": run} | {key: str(value) for key, value in params.items() if value is not None}
-    st.switch_page(_page(page), query_params=found)
+    st.switch_page(_page(page), query_params=_params(run, params))
 
 
-@st.cache_resource
+def follow(page: StreamlitPage) -> None:
+    """Go where a link was clicked; called once by the app, with the page that is open."""
+    here = page.url_path or _FIRST
+    if asked := _follower()(key=_KEY, height=0, on_go_change=lambda: _stay(here)).go:
+        wanted = asked["page"] or _FIRST
+        if wanted != here and wanted in _TITLES:
+            st.switch_page(_page(wanted), query_params=asked["params"])
+
+
+def _stay(here: str) -> None:
+    """A link to the page that is open changes its address before it runs, and so takes no second run."""
+    asked = st.session_state[_KEY].go
+    if asked and (asked["page"] or _FIRST) == here:
+        st.query_params.from_dict(asked["params"])
+
+
+@st.cache_resource(show_spinner=False)
 def _follower() -> Any:
-    return st.components.v2.component("saelab_links", js=_FOLLOW)
+    from streamlit.components import v2
+
+    return v2.component("saelab_links", js=_FOLLOW)
 
 
-def follow() -> None:
-    """Go where a link was clicked; called once by the app, before the page."""
-    asked = _follower()(key="links", height=0, on_go_change=lambda: None).go
-    if asked and asked["page"] in (*_TITLES, ""):
-        st.switch_page(_page(asked["page"] or next(iter(_TITLES))), query_params=asked["params"])
+def _params(run: str, params: Mapping[str, Any]) -> dict[str, str]:
+    return {"run": run} | {key: str(value) for key, value in params.items() if value is not None}

@@ -6,20 +6,18 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import streamlit as st
-from saelab_dashboard import states
 
 from saelab.errors import SaelabError
 from saelab.evals.records import RunRecord, find_runs, read_run
 from saelab.features import Bundle
+from saelab.features.annotations import Annotations
 from saelab.features.bundle import MANIFEST, State, state
 from saelab.files import read_json
 from saelab.training.run_directory import RunDirectory
-
-if TYPE_CHECKING:
-    from saelab.features.annotations import Annotations
+from saelab_dashboard import states
 
 RUN = "run"
 """The name of a run in addresses and in the session."""
@@ -30,13 +28,11 @@ class OpenRun:
     """A run as the pages see it.
 
     Attributes:
-        root: the directory that holds it.
         state: of its index; bundle: the index, where it is complete and sound; problem: what is wrong with it.
     """
 
     name: str
     directory: RunDirectory
-    root: Path
     state: State
     bundle: Bundle | None
     problem: SaelabError | None
@@ -44,7 +40,7 @@ class OpenRun:
     @property
     def annotations(self) -> Annotations:
         """Of all SAEs whose runs lie in the same directory."""
-        return _annotations(self.root / "annotations.sqlite")
+        return Annotations.beside(self.directory.path)
 
     @property
     def record(self) -> RunRecord:
@@ -57,29 +53,23 @@ class OpenRun:
         return _config(self.directory.sae / "config.json")
 
 
-@dataclass(frozen=True)
-class Served:
-    """Where a run lies, and the directory whose runs share annotations."""
-
-    path: Path
-    root: Path
-
-
 @st.cache_data(ttl=5, show_spinner=False)
-def _served(roots: tuple[str, ...]) -> dict[str, Served]:
+def _served(roots: tuple[str, ...]) -> dict[str, Path]:
     found = {}
     for root in map(Path, roots):
         for path in find_runs(root).runs if root.is_dir() else ():
-            alone = path == root
-            inside = path.name if alone else str(path.relative_to(root))
-            name = inside if len(roots) == 1 else str(path)
-            found[name] = Served(path, root.resolve().parent if alone else root)
+            inside = path.resolve().name if path == root else str(path.relative_to(root))
+            found[inside if len(roots) == 1 else str(path)] = path
     return found
 
 
-def served() -> dict[str, Served]:
+def served() -> dict[str, Path]:
     """Runs by the names they go by in addresses. A name is looked up here, and never made into a path."""
-    return _served(tuple(sys.argv[1:]) or ("runs",))
+    return _served(tuple(_roots()))
+
+
+def _roots() -> list[str]:
+    return sys.argv[1:] or ["runs"]
 
 
 def asked() -> str | None:
@@ -97,7 +87,7 @@ def chosen() -> OpenRun:
     """The run that is looked at. Where there is none of that name, says so and ends the page."""
     runs, name = served(), asked()
     if name is None:
-        states.no_runs(sys.argv[1:] or ["runs"])
+        states.no_runs(_roots())
     if name not in runs:
         states.unknown_run(name, list(runs))
     st.session_state[RUN] = name
@@ -116,8 +106,7 @@ def indexed() -> tuple[OpenRun, Bundle]:
 
 def open_run(name: str) -> OpenRun:
     """A served run by name; what is open stays open, until its index is built anew."""
-    place = served()[name]
-    directory = RunDirectory(place.path)
+    directory = RunDirectory(served()[name])
     index = directory.path / "index"
     found, bundle, problem = state(index), None, None
     if found == "complete":
@@ -125,24 +114,17 @@ def open_run(name: str) -> OpenRun:
             bundle = _bundle(index, (index / MANIFEST).stat().st_mtime_ns)
         except SaelabError as error:
             problem = error
-    return OpenRun(name, directory, place.root, found, bundle, problem)
+    return OpenRun(name, directory, found, bundle, problem)
 
 
-def _first(runs: dict[str, Served]) -> str | None:
-    indexed = (name for name, place in runs.items() if state(place.path / "index") == "complete")
+def _first(runs: dict[str, Path]) -> str | None:
+    indexed = (name for name, path in runs.items() if state(path / "index") == "complete")
     return next(indexed, next(iter(runs), None))
 
 
 @st.cache_resource(max_entries=3, show_spinner="opening the index")
 def _bundle(index: Path, written: int) -> Bundle:
     return Bundle(index)
-
-
-@st.cache_resource(show_spinner=False)
-def _annotations(path: Path) -> Annotations:
-    from saelab.features.annotations import Annotations
-
-    return Annotations(path)
 
 
 @st.cache_data(ttl=5, show_spinner=False)

@@ -6,14 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
-from saelab_dashboard import session
 
 from saelab.features import render
-
-STYLE = """
-.sl-facts { display: grid; grid-template-columns: auto 1fr; gap: .15rem .75rem; margin: 0; font-size: .85rem; }
-.sl-facts dt { opacity: .65; } .sl-facts dd { margin: 0; overflow-wrap: anywhere; }
-"""
+from saelab_dashboard import session
 
 
 def show() -> None:

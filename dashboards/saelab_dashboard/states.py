@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Literal, NoReturn
 
 import streamlit as st
-from saelab_dashboard import links
 
 from saelab.errors import SaelabError
 from saelab.features import render
-from saelab.features.bundle import PROGRESS, State
+from saelab.features.bundle import PROGRESS, State, state
 from saelab.files import read_json
 from saelab.training.run_directory import RunDirectory
+from saelab_dashboard import links
+
+Kind = Literal["info", "warning", "error"]
+_SIGNS = {"info": "ⓘ", "warning": "⚠", "error": "✕"}
 
 
-def say(kind: str, title: str, body: str = "", command: str = "") -> NoReturn:
+def say(kind: Kind, title: str, body: str = "", command: str = "") -> NoReturn:
     """Show a box and end the page. `title` and `body` are HTML; `command` is plain text to be copied."""
-    shown = f'<div class="sl-state" role="status"><strong>{title}</strong><p>{body}</p></div>'
-    st.html(shown)
+    box(kind, title, body, command)
+    st.stop()
+
+
+def box(kind: Kind, title: str, body: str = "", command: str = "") -> None:
+    """The same, and the page goes on."""
+    shown = f"<p>{body}</p>" if body else ""
+    st.html(f'<div class="sl-state sl-{kind}" role="status"><strong>{_SIGNS[kind]} {title}</strong>{shown}</div>')
     if command:
         st.code(command, language="bash")
-    st.stop()
 
 
 def no_runs(roots: Sequence[str]) -> NoReturn:
@@ -42,36 +51,34 @@ def failed(error: SaelabError) -> NoReturn:
     say("error", render.text(error.message), f"{where}{fix}")
 
 
-def no_index(directory: RunDirectory, state: State, problem: SaelabError | None) -> NoReturn:
+def no_index(directory: RunDirectory, found: State, problem: SaelabError | None) -> NoReturn:
     """Absent, on its way, or damaged."""
     command = f"saelab index {shlex.quote(str(directory.path))}"
     if problem is not None:
         say("error", "This index is damaged", render.text(problem.message), f"{command} --again")
     if not directory.finished:
         say("info", "This run has no SAE yet", "It is still training, or was stopped. Its index can be built then.")
-    if state == "building":
+    if found == "building":
         _building(directory)
     say("info", "This run has no feature index yet", "One command builds it:", command)
 
 
-@st.fragment(run_every=2)
-def _progress(directory: RunDirectory) -> None:
-    from saelab.features.bundle import state
+def _building(directory: RunDirectory) -> NoReturn:
+    box("info", "This index is being built", "This page goes on by itself when it is complete.")
+    _progress(directory.path / "index")
+    st.caption("Where the command was stopped, the same command continues:")
+    st.code(f"saelab index {shlex.quote(str(directory.path))}", language="bash")
+    st.stop()
 
-    index = directory.path / "index"
+
+@st.fragment(run_every=2)
+def _progress(index: Path) -> None:
     if state(index) == "complete":
         st.rerun()
     try:
         found = read_json(index / PROGRESS)
-        share = min(max(found["done"] / max(found["total"], 1), 0.0), 1.0)
-        st.progress(share, text=f"{render.text(str(found['stage']), 100)}: {found['done']:,} of {found['total']:,}")
-    except (SaelabError, KeyError, TypeError):
-        st.progress(0.0, text="starting")
-
-
-def _building(directory: RunDirectory) -> NoReturn:
-    st.html('<div class="sl-state" role="status"><strong>This index is being built</strong></div>')
-    _progress(directory)
-    st.caption("This page goes on by itself. Where the command was stopped, the same command continues:")
-    st.code(f"saelab index {shlex.quote(str(directory.path))}", language="bash")
-    st.stop()
+        stage, done, total = str(found["stage"]), int(found["done"]), int(found["total"])
+    except (SaelabError, KeyError, TypeError, ValueError):
+        stage, done, total = "starting", 0, 1
+    bar = f'<progress max="{max(total, 1)}" value="{done}" aria-label="progress"></progress>'
+    st.html(f'<p class="sl-progress">{bar} {render.text(stage, 100)}: {done:,} of {total:,}</p>')

@@ -18,7 +18,7 @@ _SETTINGS = {
     "client.showErrorDetails": "none",
     "server.fileWatcherType": "none",
     "server.runOnSave": "false",
-    "theme.font": "sans-serif",
+    "theme.primaryColor": "#ea580c",
 }
 """Nothing is asked of, or told to, any other machine; files are not watched, for they do not change."""
 
@@ -40,7 +40,9 @@ def command(roots: Sequence[Path], port: int | None, host: str, opens: bool) -> 
         raise SaelabError("the browser's libraries are not installed", fix="pip install 'saelab[browser]'")
     for root in roots:
         if not root.is_dir():
-            raise SaelabError("there are no runs here", where=str(root), fix="name runs, or a directory that holds runs")
+            raise SaelabError(
+                "there are no runs here", where=str(root), fix="name runs, or a directory that holds runs"
+            )
     settings = _SETTINGS | {"server.address": host, "server.headless": str(not opens).lower()}
     if port is not None:
         settings["server.port"] = str(port)
