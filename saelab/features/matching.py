@@ -64,7 +64,7 @@ class Matching:
 
 
 @torch.no_grad()
-def match(left: Tensor, right: Tensor, *, report: Callable[[int, int], None] = lambda done, total: None) -> Matching:
+def match(left: Tensor, right: Tensor, *, report: Callable[[int, int], object] = lambda done, total: None) -> Matching:
     """Compare the decoder rows of two SAEs, `[left, d_out]` and `[right, d_out]`; a row of norm 0 is near to none.
 
     A block of cosines is held at a time, so that memory does not grow with the product of the widths.

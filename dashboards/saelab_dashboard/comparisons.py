@@ -1,0 +1,57 @@
+"""Comparisons that `saelab compare` wrote, of which served runs are members."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from saelab.errors import SaelabError
+from saelab.evals import family
+from saelab.evals.family import FamilyTable
+from saelab.features import render
+from saelab_dashboard import links, session, states
+from saelab_dashboard.tables import cell, head, table
+
+
+def show() -> None:
+    """A section of a page; nothing where there are none."""
+    found = _found()
+    if not found:
+        return
+    st.html("<h2>Comparison</h2>")
+    name = st.selectbox("Comparison", list(found)) if len(found) > 1 else next(iter(found))
+    try:
+        _show(found[name], family.read(found[name]))
+    except SaelabError as error:
+        states.failed(error)
+
+
+def _found() -> dict[str, Path]:
+    """`<name>/<name>.json` above `<name>/seed-<n>/<member>`."""
+    groups = sorted({path.resolve().parents[1] for path in session.served().values()})
+    files = [group / f"{group.name}.json" for group in groups]
+    return {path.stem: path for path in files if path.is_file()}
+
+
+def _show(path: Path, found: FamilyTable) -> None:
+    headings, rows = family.cells(found, tuple(family.COLUMNS))
+    heads = [head(render.text(title), number=i > 0) for i, title in enumerate(headings)]
+    body = (
+        [head(_member(path.parent, found, name), row=True), *(cell(render.text(said), number=True) for said in cells)]
+        for name, *cells in rows
+    )
+    notes = "".join(f"<p class='sl-dim'>{render.text(note)}</p>" for note in family.notes(found))
+    st.html(table(f"comparison {path.stem}", heads, body) + notes)
+    picture = path.with_suffix(".png")
+    if picture.is_file():
+        st.image(str(picture), caption="FVU and CE score of each member against its L0; the numbers are in the table.")
+
+
+def _member(group: Path, found: FamilyTable, name: str) -> str:
+    """A link to the member's first run that is served."""
+    places = {path.resolve(): run for run, path in session.served().items()}
+    for seed in found.comparison.seeds:
+        if run := places.get((group / f"seed-{seed}" / name).resolve()):
+            return links.anchor(render.text(name), "overview", run)
+    return render.text(name)

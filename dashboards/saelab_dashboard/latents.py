@@ -1,0 +1,47 @@
+"""Latents by number and label, as text and as links."""
+
+from __future__ import annotations
+
+import html
+from functools import cached_property
+
+from saelab.features import render
+from saelab_dashboard import links
+from saelab_dashboard.session import OpenRun
+
+_SHORT = 48
+
+
+class Names:
+    """What a run's latents are called."""
+
+    def __init__(self, run: OpenRun):
+        self.run = run
+
+    @cached_property
+    def labels(self) -> dict[int, str]:
+        """Of the latents that have one."""
+        if self.run.bundle is None:
+            return {}
+        labelled = self.run.annotations.labelled(self.run.bundle.sae_sha256)
+        return {latent: found.label for latent, found in labelled.items() if found.label}
+
+    def plain(self, latent: int) -> str:
+        """For a widget's option."""
+        label = self.labels.get(latent)
+        return f"{latent} · {visible(_shortened(label))}" if label else str(latent)
+
+    def link(self, latent: int) -> str:
+        """HTML, to the latent's page."""
+        label = self.labels.get(latent)
+        said = f"{latent} <small>{render.text(_shortened(label))}</small>" if label else str(latent)
+        return links.anchor(said, "feature", self.run.name, latent=latent)
+
+
+def visible(text: str, limit: int = 200) -> str:
+    """Text for a widget or a chart, which take no HTML: nothing in it is invisible."""
+    return html.unescape(render.text(text, limit))
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= _SHORT else f"{label[: _SHORT - 1]}…"
