@@ -97,7 +97,10 @@ def _group(config: Path, override: list[str] | None, reporter: Any) -> Any:
 
 @app.command()
 def run(config: Config, override: Override = None, fresh: Fresh = False, as_json: Json = False) -> None:
-    """Cache, train and evaluate: everything a config describes. The same command again goes on."""
+    """Cache, train, evaluate and index: everything a config describes. The same command again goes on.
+
+    The members of a sweep are not indexed; `saelab index` does that for those worth looking at.
+    """
     from saelab.cli import runs
     from saelab.cli.results import explain
 
@@ -107,7 +110,9 @@ def run(config: Config, override: Override = None, fresh: Fresh = False, as_json
         group.begin(fresh=fresh)
         group.train(store)
         documents = group.evaluate(store)
-    alone = len(group.runs) == 1
+        alone = len(group.runs) == 1
+        if alone and documents and group.runs[0].config.index is not None:
+            group.runs[0].index(store)
     if as_json:
         _print_json(next(iter(documents.values())) if alone and documents else documents)
     elif alone:
@@ -181,6 +186,32 @@ def evaluate(
         work.reporter.log_to(work.directory.log)
         document = work.evaluate(work.cache(), again=again)
     _print_json(document) if as_json else explain(work, document)
+
+
+@app.command()
+def index(
+    run: RunPath,
+    override: Override = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="other text than the run's: asset:..., a file, a dataset's name")
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", help="how much of --data is looked at")] = 500_000,
+    again: Annotated[bool, typer.Option("--again", help="drop the index there is and build it anew")] = False,
+    as_json: Json = False,
+) -> None:
+    """Build a run's feature index, for `saelab browse`. The same command again goes on."""
+    from saelab.cli.stages import open_run
+
+    work = open_run(run, override or [], _reporter(as_json))
+    if data is not None:
+        work = work.on_text(data, tokens)
+    with work.directory.claimed():
+        work.reporter.log_to(work.directory.log)
+        bundle = work.index(work.cache(), again=again)
+    if as_json:
+        _print_json(bundle.manifest)
+    else:
+        work.reporter.say(f"browse     saelab browse {run}")
 
 
 @app.command()

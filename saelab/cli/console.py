@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -100,3 +100,17 @@ class Reporter:
         )
         with Progress(*columns, console=self.console) as bar:
             yield Stage(self, name, total, bar)
+
+    @contextmanager
+    def stages(self) -> Iterator[Callable[[str, int, int], None]]:
+        """What takes (stage, done, total): each stage has a bar, and a time left, of its own."""
+        with ExitStack() as running:
+            current: list[Stage] = []
+
+            def update(name: str, done: int, total: int) -> None:
+                if not current or current[0].name != name:
+                    running.close()
+                    current[:] = [running.enter_context(self.stage(name, total))]
+                current[0].update(done, total=total)
+
+            yield update

@@ -11,6 +11,7 @@ from saelab.activations.source import SOURCES
 from saelab.config import Choice, OneOf, TableOf
 from saelab.errors import SettingError, did_you_mean
 from saelab.evals import EVALUATORS
+from saelab.features import IndexSpec
 from saelab.lm.corpus import DataSpec
 from saelab.lm.mask import MaskSpec
 from saelab.lm.model import ModelSpec
@@ -134,6 +135,9 @@ class RunConfig:
     train: Annotated[TrainSpec, "training"] = field(default_factory=TrainSpec)
     eval: Annotated[dict[str, dict[str, Any]], TableOf(EVALUATORS), "evaluators and their settings"] = field(
         default_factory=lambda: {"reconstruction": {}, "density": {}, "downstream": {}}
+    )
+    index: Annotated[IndexSpec | None, "what the feature index holds (null: `saelab run` makes none)"] = field(
+        default_factory=IndexSpec
     )
     runs_dir: Annotated[str, "where runs are kept"] = "runs"
     sweep: Annotated[SweepSpec | None, "train many SAEs on one stream"] = None

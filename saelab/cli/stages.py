@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,15 @@ from saelab.activations.source import SOURCES, Source, Text
 from saelab.cli import provenance
 from saelab.cli.console import Reporter
 from saelab.cli.schema import RunConfig
-from saelab.config import as_dict, load_config, to_yaml
+from saelab.config import Choice, as_dict, load_config, to_yaml
 from saelab.errors import SaelabError
 from saelab.evals import Subject, evaluate
+from saelab.features import Bundle, IndexSpec
+from saelab.features.build import Origin, build_index
+from saelab.features.codes import StoredCodes
 from saelab.files import sha256_json, write_json
 from saelab.lm import model as language_model
+from saelab.lm.corpus import DataSpec
 from saelab.lm.model import LanguageModel, ModelSpec
 from saelab.lm.windows import SPLITS
 from saelab.sae import SAE, build
@@ -219,6 +223,13 @@ class Run:
                 f"{member.outlier_share:.1%} of the budget that tokens share; mask.max_norm_ratio keeps them out"
             )
 
+    def on_text(self, dataset: str, tokens: int) -> Run:
+        """The same run on other text, to be looked at."""
+        held_out = max(1, round(tokens * self.config.windows.heldout_frac))
+        wanted = replace(self.config.activations, tokens=tokens, heldout_tokens=held_out, loss_grad=False, dir=None)
+        config = replace(self.config, data=DataSpec(dataset), activations=wanted, source=Choice("store", {}))
+        return replace(self, config=config)
+
     def evaluate(self, store: Store, *, again: bool = False) -> dict[str, Any]:
         """Measure the finished SAE on held-out documents and write `eval.json`."""
         if not self.directory.finished:
@@ -248,6 +259,32 @@ class Run:
             f"eval       {', '.join(self.config.eval)} in {self.seconds['eval']:.0f} s -> {self.directory.eval}"
         )
         return document
+
+    def index(self, store: Store, *, again: bool = False) -> Bundle:
+        """What each latent does on the store's tokens, for the browser: made, gone on with, or found."""
+        if not self.directory.finished:
+            raise SaelabError("this run has no trained SAE yet", where=str(self.directory.path), fix="saelab train")
+        started = time.perf_counter()
+        spec = self.config.index or IndexSpec()
+        sae = SAE.load(self.directory.sae).to(self.model.device)
+        identity, sha256 = sae.identity, sae.sha256()
+        origin = Origin(
+            codes=StoredCodes(store, sae, self.config.sae_hook, spec),
+            W_dec=sae.W_dec,
+            hook=self.config.target_hook or self.config.sae_hook,
+            model=lambda: self.model,
+            sae={"sha256": sha256, **asdict(identity)},
+            content={"sae": sha256, "store": store.content_sha256, "model": self.model.identity},
+        )
+        with self.reporter.stages() as report:
+            build_index(origin, spec, self.directory.index, report, again=again)
+        bundle = Bundle(self.directory.index)
+        self.seconds["index"] = time.perf_counter() - started
+        self.reporter.say(
+            f"index      {bundle.n_latents:,} latents on {bundle.n_tokens:,} tokens in {self.seconds['index']:.0f} s "
+            f"-> {self.directory.index}"
+        )
+        return bundle
 
     def _provenance(self, store: Store) -> dict[str, Any]:
         return {
@@ -291,11 +328,11 @@ class Run:
 def open_run(directory: Path, overrides: list[str], reporter: Reporter) -> Run:
     """A run that exists, by its directory."""
     for override in overrides:
-        if not re.match(r"eval\b", override):
+        if not re.match(r"(eval|index)\b", override):
             raise SaelabError(
                 "a trained run can be measured in another way, but not become another run",
                 where=f"-o {override}",
-                fix="only eval.* can be overridden here",
+                fix="only eval.* and index.* can be overridden here",
             )
     config_file = directory / "config.yaml"
     if not config_file.exists():
@@ -317,7 +354,7 @@ def what_trains(config: RunConfig) -> dict[str, Any]:
 
 _NOTABLE_SHARE = 0.01
 """From here on a run says what outliers took."""
-_ELSEWHERE = frozenset({"eval", "runs_dir", "sweep", "compare"})
+_ELSEWHERE = frozenset({"eval", "index", "runs_dir", "sweep", "compare"})
 _RHYTHM = frozenset(
     {
         *("log_every_steps", "heldout_every_steps", "heldout_tokens", "checkpoint_every_steps", "keep_checkpoints"),

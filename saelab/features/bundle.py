@@ -10,17 +10,18 @@ examples-00000.safetensors   of consecutive latents: example_offsets [latents + 
                              bin and entry_offsets [examples + 1]; per entry entry_position, entry_value
 progress.json                while it is being built: stage, done, total
 ```
-`features.parquet`: `count` (tokens on which the latent is active), `negative` (on how many its value is below 0), `mean`,
-`min`, `max` (of its active values; `min` and `max` are 0 where none lies on that side), `histogram` (32 equal bins of active
-values from `min` to `max`), `positions` (active tokens in 16 equal stretches of the context), `fire_tokens` and
-`fire_share` (tokens it fires on, by their share of its summed absolute value), `top_tokens`, `top_logits`,
-`bottom_tokens`, `bottom_logits` and `logit_histogram` (20 equal bins between the extremes), `neighbours` and `cosine` (of
-decoder rows), `coactive` and `overlap`, `decoder_norm`, `map_x`, `map_y`. Lists end in -1 where there is no more.
+Columns of `features.parquet`: `count` (tokens on which the latent is active), `negative` (on how many its value is
+below 0), `mean`, `min`, `max` (of its active values; `min` and `max` are 0 where none lies on that side),
+`histogram` (32 equal bins of active values from `min` to `max`), `positions` (active tokens in 16 equal stretches
+of the context), `fire_tokens` and `fire_share` (tokens it fires on, by their share of its summed absolute value),
+`top_tokens`, `top_logits`, `bottom_tokens`, `bottom_logits` and `logit_histogram` (20 equal bins between the
+extremes), `neighbours` and `cosine` (of decoder rows), `coactive` and `overlap`, `decoder_norm`, `map_x`, `map_y`.
+Lists end in -1 where there is no more.
 
 An example is a token at which the latent fires, and its value at every active token of that context. `bin` 0 are
-the contexts in which it is strongest, 1, 2, ... draws from intervals of activation, the highest first; where
-values are signed, -1 are the contexts in which it is most negative, -2, -3, ... draws from intervals below 0. Entries are
-float16, in units of the larger of `max` and `-min`.
+the contexts in which it is strongest, 1, 2, ... draws from intervals of activation, the highest first; where values are
+signed, -1 are the contexts in which it is most negative, -2, -3, ... draws from intervals below 0. Entries are float16,
+in units of the larger of `max` and `-min`.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ class Feature:
 
     Attributes:
         count, negative: active tokens, and those with a value below 0; density: count over all tokens.
-        histogram: `[32]` counts from `low` to `high`; positions: `[16]` shares of the tokens there on which it is active.
+        histogram: `[32]` counts from `min` to `max`.
+        positions: `[16]`: on which share of the tokens in each stretch of the context it is active.
         promoted, suppressed: tokens by logit (empty where the lens is not measurable); logit_histogram: `[20]`.
         fires_on: tokens by share of summed absolute activation; neighbours: latents by decoder cosine;
             coactive: latents by tokens in common over the geometric mean of both counts.
@@ -281,11 +283,12 @@ class Bundle:
     def _arrays(self, file: str) -> dict[str, NDArray[Any]]:
         """A file's arrays, mapped: what is not looked at takes no memory."""
         if file not in self._open:
-            self._open[file] = _mapped(self.directory / file)
+            self._open[file] = mapped(self.directory / file)
         return self._open[file]
 
 
-def _mapped(path: Path) -> dict[str, NDArray[Any]]:
+def mapped(path: Path) -> dict[str, NDArray[Any]]:
+    """A safetensors file as arrays that are read from disk where they are looked at."""
     import json
 
     kinds = {"I32": "<i4", "I64": "<i8", "I16": "<i2", "I8": "i1", "F16": "<f2", "F32": "<f4"}

@@ -197,6 +197,27 @@ class LanguageModel:
         with self._turn:
             return self.bridge(tokens.to(self.device))
 
+    @property
+    def n_vocabulary(self) -> int:
+        """Tokens that the model predicts over."""
+        return self._unembedding.weight.shape[0]
+
+    @property
+    def _unembedding(self) -> Any:
+        model: Any = self.bridge.original_model
+        return model.get_output_embeddings()
+
+    @torch.no_grad()
+    def direct_logits(self, directions: Tensor) -> Tensor:
+        """`[n, d_model]` directions of the residual stream -> `[n, vocabulary]`: what each would say alone, at norm
+        sqrt(d_model), through the final norm and the unembedding, biases left out (the logit lens)."""
+        unit = torch.nn.functional.normalize(directions.float(), dim=-1) * directions.shape[-1] ** 0.5
+        rows = unit.to(self.device, self.dtype)[None]
+        norm: Any = self.bridge.ln_final
+        with self._turn:
+            normed = norm(rows) - norm(torch.zeros_like(rows[:, :1]))
+        return torch.nn.functional.linear(normed[0], self._unembedding.weight)
+
     @contextmanager
     def edited(self, hook: Hook, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
         """While inside, `edit` maps the hook's `[context, position, d_hook]` to what flows on; other threads wait."""

@@ -19,7 +19,7 @@ _FAILURE = "failed.json"
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """`runs/<name>/`: config.yaml metrics.jsonl summary.json log.txt sae/ checkpoints/ milestones/ eval.json."""
+    """`runs/<name>/`: config.yaml metrics.jsonl summary.json log.txt sae/ checkpoints/ milestones/ eval.json index/."""
 
     path: Path
 
@@ -54,6 +54,10 @@ class RunDirectory:
     @property
     def eval(self) -> Path:
         return self.path / "eval.json"
+
+    @property
+    def index(self) -> Path:
+        return self.path / "index"
 
     @property
     def failure(self) -> str | None:
