@@ -46,8 +46,13 @@ def explain(run: Run, document: dict[str, Any]) -> None:
         ("all measurements", directory.eval),
         ("training curves", directory.metrics),
         ("the whole config", directory.config),
+        ("the feature index", directory.index),
     ):
+        if not path.exists():
+            continue
         console.print(escape(f"{what:<24}{path}"), highlight=False, soft_wrap=True)
     if run.seconds:
         spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in run.seconds.items())
         run.reporter.say(f"{'time':<24}{spent}")
+    if directory.index.exists():
+        console.print(escape(f"\nsaelab browse {directory.path}"), style="bold", highlight=False, soft_wrap=True)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from saelab.features.examples import descending
+
 _PAIRS = 20_000_000
 """Pairs of latents counted at once."""
 
@@ -36,12 +38,14 @@ def coactive(
     count = np.diff(by_latent.indptr)
     numbers, overlaps = np.full((n_latents, listed), -1, np.int32), np.zeros((n_latents, listed), np.float32)
     for start, stop in _blocks(by_token, by_latent):
-        common = (by_latent[start:stop] @ by_token).tocoo()
+        product = by_latent[start:stop] @ by_token
+        product.sort_indices()
+        common = product.tocoo()
         row, other = common.coords[0] + start, common.coords[1]
         kept = row != other
         row, other, together = row[kept], other[kept], common.data[kept]
         overlap = (together / np.sqrt(count[row].astype(np.float64) * count[other])).astype(np.float32)
-        best = np.lexsort((other, -overlap, row))
+        best = descending(row - start, overlap)
         row, other, overlap = row[best], other[best], overlap[best]
         place = np.arange(len(row)) - np.searchsorted(row, row)
         first = place < listed

@@ -16,9 +16,10 @@ from saelab.features.spec import IndexSpec, Map
 from saelab.lm.model import LanguageModel
 
 _BLOCK_BYTES = 128 * 2**20
-_UMAP_LATENTS = 40_000
-"""Above it UMAP takes many minutes."""
+_UMAP_LATENTS = range(500, 40_001)
+"""Fewer have no shape to find; more take many minutes."""
 UMAP_NEIGHBOURS = 15
+_UMAP_EPOCHS = 200
 _WRITES = re.compile(r"hook_resid_(pre|mid|post)$|hook_(attn|mlp)_out$|\.(attn|mlp)\.hook_out$|hook_embed$")
 
 Arrays = dict[str, Tensor]
@@ -59,10 +60,11 @@ def logit_lens(W_dec: Tensor, lm: LanguageModel, listed: int, report: Report) ->
 
 def without_lens(n_latents: int, listed: int) -> Arrays:
     """The same columns where there is nothing to say."""
-    none, zero = torch.full((n_latents, listed), -1, dtype=torch.int32), torch.zeros(n_latents, listed)
-    histogram = torch.zeros(n_latents, LOGIT_BINS, dtype=torch.int32)
-    names = {"top_tokens": none, "top_logits": zero, "bottom_tokens": none, "bottom_logits": zero}
-    return names | {"logit_histogram": histogram}
+    names: Arrays = {"logit_histogram": torch.zeros(n_latents, LOGIT_BINS, dtype=torch.int32)}
+    for end in ("top", "bottom"):
+        names[f"{end}_tokens"] = torch.full((n_latents, listed), -1, dtype=torch.int32)
+        names[f"{end}_logits"] = torch.zeros(n_latents, listed)
+    return names
 
 
 @torch.no_grad()
@@ -90,8 +92,7 @@ def kind_of_map(spec: IndexSpec, n_latents: int) -> Map:
     """What `auto` comes to."""
     if spec.map != "auto":
         return spec.map
-    fits = 4 * UMAP_NEIGHBOURS <= n_latents <= _UMAP_LATENTS
-    return "umap" if fits and find_spec("umap") is not None else "pca"
+    return "umap" if n_latents in _UMAP_LATENTS and find_spec("umap") is not None else "pca"
 
 
 def flat_map(W_dec: Tensor, kind: Map, neighbours: tuple[Tensor, Tensor], seed: int) -> Tensor:
@@ -119,6 +120,7 @@ def _umap(unit: Tensor, start: Tensor, neighbours: tuple[Tensor, Tensor], seed: 
             metric="cosine",
             init=spread,
             precomputed_knn=(numbers, distances),
+            n_epochs=_UMAP_EPOCHS,
             random_state=seed,
             force_approximation_algorithm=True,
         ).fit_transform(unit.numpy())

@@ -50,11 +50,12 @@ def _tail(entries: Entries, value: NDArray[np.float32], context_length: int, spe
 
 def _strongest(latent: NDArray[Any], context: NDArray[Any], value: NDArray[Any], top: int) -> NDArray[np.int64]:
     """The peaks of each latent's `top` contexts, the highest first."""
-    # Sorted by latent and context: the first of a context's highest values leads it.
-    order = np.lexsort((-value, context, latent))
-    leads = _begins(latent[order], context[order])
-    peaks = order[leads]
-    ranked = peaks[np.lexsort((context[peaks], -value[peaks], latent[peaks]))]
+    begins = np.flatnonzero(_begins(latent, context))
+    lengths = np.diff(begins, append=len(value))
+    highest = np.flatnonzero(value == np.repeat(np.maximum.reduceat(value, begins), lengths))
+    run = np.repeat(np.arange(len(begins)), lengths)[highest]
+    peaks = highest[_begins(run)]
+    ranked = peaks[descending(latent[peaks], value[peaks])]
     return ranked[_rank(latent[ranked]) < top]
 
 
@@ -70,10 +71,17 @@ def _drawn(
     share = (highest.astype(np.float64) - value) / highest
     interval = np.minimum((share * spec.intervals).astype(np.int64), spec.intervals - 1)
     group = latent * spec.intervals + interval
-    order = np.lexsort((_hash(latent, context, spec.seed), group))  # stable: in a context by position
+    hashed = _hash(latent, context, spec.seed) >> np.uint64(24)
+    order = np.argsort((group - group[0]) << 40 | hashed.astype(np.int64), kind="stable")  # in a context by position
     firsts = order[_begins(group[order], context[order])]
     kept = firsts[_rank(group[firsts]) < spec.per_interval]
     return kept, 1 + interval[kept]
+
+
+def descending(group: NDArray[Any], value: NDArray[Any]) -> NDArray[np.int64]:
+    """An order by group, and in a group from the highest value (above 0, as float32) down; ties stay as they are."""
+    bits = value.astype(np.float32).view(np.int32).astype(np.int64)  # positive floats are ordered as their bits are
+    return np.argsort(group << 31 | (0x7FFFFFFF - bits), kind="stable")
 
 
 def _begins(*columns: NDArray[Any]) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelab.features.bundle import HISTOGRAM_BINS, POSITION_BINS
+from saelab.features.examples import descending
 from saelab.features.spill import Entries
 
 
@@ -59,11 +60,11 @@ def _fired_on(entries: Entries, tokens: NDArray[np.int32], listed: int) -> tuple
     if not len(entries.key):
         return ids, shares
     pair = entries.latent << 32 | tokens.reshape(-1)[entries.key]
-    order = np.argsort(pair, kind="stable")
+    order = np.argsort(pair)
     begins = np.flatnonzero(np.diff(pair[order], prepend=-1))
     weight = np.add.reduceat(np.abs(entries.value[order]).astype(np.float64), begins)
     latent, token = pair[order[begins]] >> 32, pair[order[begins]] & 0xFFFFFFFF
-    ranked = np.lexsort((token, -weight, latent))
+    ranked = descending(latent, weight)
     latent, token, weight = latent[ranked], token[ranked], weight[ranked]
     starts = np.searchsorted(latent, np.arange(n))
     place = np.arange(len(latent)) - starts[latent]

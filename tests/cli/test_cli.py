@@ -77,7 +77,7 @@ def test_one_command_from_text_to_a_measured_sae(saelab, config_text, tmp_path):
     for text in ("share of the activations' variance not reconstructed", "runs/tiny/sae", "runs/tiny/eval.json"):
         assert text in done.stdout
     run = tmp_path / "runs" / "tiny"
-    kept = {"config.yaml", "metrics.jsonl", "summary.json", "log.txt", "eval.json", "sae", "checkpoints", ".lock"}
+    kept = {"config.yaml", "metrics.jsonl", "summary.json", "log.txt", "eval.json", "sae", "checkpoints", "index", ".lock"}
     assert {p.name for p in run.iterdir()} == kept
     document = json.loads((run / "eval.json").read_text())
     assert document["evaluations"]["reconstruction"]["metrics"]["fvu"] < 0.9
@@ -326,7 +326,9 @@ def test_a_trained_run_stays_what_it_is(saelab, config_text, tmp_path, monkeypat
     monkeypatch.chdir(odd)
     Path("tiny.yaml").write_text(config_text(extra="# a comment\n"))
     assert saelab("run", "tiny.yaml").returncode == 0
-    refused(saelab("eval", "runs/tiny", "-o", "windows.heldout_frac=0.7"), "only eval.* can be overridden here")
+    refused(
+        saelab("eval", "runs/tiny", "-o", "windows.heldout_frac=0.7"), "only eval.* and index.* can be overridden here"
+    )
     first = json.loads(saelab("eval", "runs/tiny", "--json").stdout)
     again = json.loads(saelab("eval", "runs/tiny", "--json", "--again", "-o", "eval={density: {}}").stdout)
     assert set(again["evaluations"]) == {"reconstruction", "density", "downstream"}

@@ -118,7 +118,7 @@ def expected_examples(row, latent, sign):
             ]
             if inside:
                 members[c] = min(inside)
-        drawn = sorted(members, key=lambda c: int(_hash(np.array([latent]), np.array([c]), SPEC.seed)[0]))
+        drawn = sorted(members, key=lambda c: int(_hash(np.array([latent]), np.array([c]), SPEC.seed)[0]) >> 24)
         chosen += [(1 + interval, c, members[c]) for c in drawn[: SPEC.per_interval]]
     return [(b if sign > 0 else -1 - b, c, p) for b, c, p in chosen]
 
