@@ -12,14 +12,15 @@ from saelab.errors import SaelabError
 from saelab.evals.records import RunRecord
 from saelab.features import render
 from saelab.features.matching import Match, Matching, match
-from saelab_dashboard import charts, models, panels, session, states
+from saelab_dashboard import charts, models, session, states
 from saelab_dashboard.latents import Names
 from saelab_dashboard.session import OpenRun
 from saelab_dashboard.tables import cell, head, table
 
 _KEY = "matching"
-_PAGE = 100
-_ALONE = 50
+_PAGE = 25
+_BINS = 20
+_ALONE = 25
 """Unmatched latents listed on each side."""
 
 _METRICS = {
@@ -170,14 +171,20 @@ def _result(left: OpenRun, right: OpenRun, found: Matching) -> None:
     st.html(f'<dl class="sl-tiles">{drawn}</dl>')
     columns = st.columns(2)
     for column, run, cosines in zip(columns, (left, right), (found.right_cosine, found.left_cosine), strict=True):
-        counts, _ = np.histogram(cosines, bins=20, range=(0, 1))
-        counts[0] += np.count_nonzero(cosines < 0)
-        column.html(charts.histogram(f"Best cosine of each latent of {run.name}", counts.tolist(), 0.0, 1.0))
+        column.html(_distribution(f"Best cosine of each latent of {run.name}", cosines))
     _pairs(left, right, mutual)
     st.html("<h2>Unmatched latents <small>the loneliest first</small></h2>")
     alone = ((left, alone_left, found.right_cosine), (right, alone_right, found.left_cosine))
     for column, (run, latents, cosines) in zip(st.columns(2), alone, strict=True):
         column.html(_alone(run, latents.tolist(), cosines))
+
+
+def _distribution(title: str, cosines: np.ndarray) -> str:
+    """How many latents have a neighbour how near; cosines below 0 count as 0."""
+    counts = np.histogram(cosines.clip(0, 1), bins=_BINS, range=(0, 1))[0].tolist()
+    said = [f"{i / _BINS:.2f} to {(i + 1) / _BINS:.2f}: {count:,} latents" for i, count in enumerate(counts)]
+    middle = f"half of {len(cosines):,} latents are above {float(np.median(cosines)):.2f}"
+    return charts.bars(title, [count / max(counts) for count in counts], ["0", "0.5", "1"], said, summary=middle)
 
 
 def _pairs(left: OpenRun, right: OpenRun, pairs: list[Match]) -> None:
@@ -195,8 +202,8 @@ def _pairs(left: OpenRun, right: OpenRun, pairs: list[Match]) -> None:
     rows = (
         [
             cell(f"{pair.cosine:.3f}", number=True),
-            *(cell(names[0].link(pair.left)), cell(_fires_on(left, pair.left))),
-            *(cell(names[1].link(pair.right)), cell(_fires_on(right, pair.right))),
+            *(cell(names[0].link(pair.left)), cell(names[0].fires_on(pair.left))),
+            *(cell(names[1].link(pair.right)), cell(names[1].fires_on(pair.right))),
         ]
         for pair in shown
     )
@@ -209,17 +216,8 @@ def _alone(run: OpenRun, latents: list[int], cosines: np.ndarray) -> str:
     if not latents:
         return f"<h3>{render.text(title)}</h3><p class='sl-dim'>None.</p>"
     rows = (
-        [cell(names.link(i)), cell(f"{cosines[i]:.3f}", number=True), cell(_fires_on(run, i))] for i in latents[:_ALONE]
+        [cell(names.link(i)), cell(f"{cosines[i]:.3f}", number=True), cell(names.fires_on(i))] for i in latents[:_ALONE]
     )
     more = f'<p class="sl-dim">and {len(latents) - _ALONE:,} more</p>' if len(latents) > _ALONE else ""
     heads = [head("latent"), head("best cosine", number=True), head("fires on")]
     return f"<h3>{render.text(title)}</h3>{table(title, heads, rows)}{more}"
-
-
-def _fires_on(run: OpenRun, latent: int) -> str:
-    """The tokens it fires on most, where there is an index."""
-    if run.bundle is None:
-        return '<span class="sl-dim">no index</span>'
-    tokens = run.bundle.columns["fire_tokens"][latent][:3].tolist()
-    said = [panels.token(run.bundle.token(i)) for i in tokens if i >= 0]
-    return " ".join(said) or '<span class="sl-dim">nothing: dead</span>'

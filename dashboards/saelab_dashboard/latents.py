@@ -6,7 +6,7 @@ import html
 from functools import cached_property
 
 from saelab.features import render
-from saelab_dashboard import links
+from saelab_dashboard import links, panels
 from saelab_dashboard.session import OpenRun
 
 _SHORT = 48
@@ -36,6 +36,19 @@ class Names:
         label = self.labels.get(latent)
         said = f"{latent} <small>{render.text(_shortened(label))}</small>" if label else str(latent)
         return links.anchor(said, "feature", self.run.name, latent=latent)
+
+    def described(self, latent: int) -> str:
+        """`link`, and where there is no label the tokens it fires on."""
+        said = "" if latent in self.labels else self.fires_on(latent, 2)
+        return f"{self.link(latent)} {said}"
+
+    def fires_on(self, latent: int, n: int = 3) -> str:
+        """HTML: the tokens it fires on most, where there is an index."""
+        bundle = self.run.bundle
+        if bundle is None:
+            return '<span class="sl-dim">no index</span>'
+        tokens = [i for i in bundle.columns["fire_tokens"][latent][:n].tolist() if i >= 0]
+        return " ".join(panels.token(bundle.token(i)) for i in tokens) or '<span class="sl-dim">nothing: dead</span>'
 
 
 def visible(text: str, limit: int = 200) -> str:

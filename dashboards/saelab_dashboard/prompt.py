@@ -79,7 +79,7 @@ def _chosen(bundle: Bundle | None, found: Trace) -> tuple[Trace, np.ndarray | No
         "Leave out latents active on more than",
         _DENSITIES,
         0.1,
-        format_func=lambda share: f"{share:.3g} of tokens" if share < 1 else "all tokens: keep every one",
+        format_func=lambda share: f"{100 * share:.3g} % of tokens",
         key="prompt density",
     )
     relative = columns[2].toggle(
@@ -124,7 +124,7 @@ def _matrix(shown: Shown) -> str:
     """Latents down, tokens across; every value as text."""
     found = shown.trace
     heads = [_token_head(found, i) for i in range(len(found.tokens))]
-    rows = ([head(shown.names.link(latent), row=True), *_cells(found.along(latent))] for latent in shown.rows)
+    rows = ([head(shown.names.described(latent), row=True), *_cells(found.along(latent))] for latent in shown.rows)
     name = "activation of latents (rows) on tokens (columns)"
     return table(name, [head("latent"), *heads], rows, kind="sl-matrix")
 
