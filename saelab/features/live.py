@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from saelab.errors import SaelabError
+from saelab.features import vocabulary
 from saelab.lm.mask import Mask
 from saelab.lm.model import Hook, LanguageModel
 from saelab.lm.windows import WindowSpec, bos_token
@@ -91,7 +92,7 @@ class Live:
 
     def texts(self, tokens: Sequence[int]) -> tuple[str, ...]:
         """What each token stands for."""
-        return tuple(str(self.lm.tokenizer.decode([token])) for token in tokens)
+        return tuple(vocabulary.texts(self.lm.tokenizer, tokens)) if tokens else ()
 
     def keep(self, tokens: torch.Tensor, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """`[context, position]`: what the mask keeps at both hooks, given what they carry."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from saelab.errors import SaelabError, SettingError, check_seed
+from saelab.features import vocabulary
 from saelab.features.live import Live
 from saelab.kernels import Support
 from saelab.lm.splice import EditFrom, splice_from, transcode
@@ -216,7 +217,7 @@ def _longer(live: Live, past: Continuation, token: int) -> Continuation:
     if token == live.lm.tokenizer.eos_token_id:
         return replace(past, ended=True)
     tokens = (*past.tokens, token)
-    return Continuation(tokens, str(live.lm.tokenizer.decode(list(tokens))))
+    return Continuation(tokens, vocabulary.running(live.lm.tokenizer, tokens))
 
 
 def _next_token(live: Live, before: Tensor, after: Tensor, shown: int) -> Steering:
