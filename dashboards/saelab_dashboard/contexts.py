@@ -29,7 +29,8 @@ def show(run: OpenRun, bundle: Bundle, feature: Feature) -> None:
         return
     chosen = st.segmented_control("Show", ["around the peak", "whole contexts"], default="around the peak", key="width")
     around = None if chosen == "whole contexts" else _AROUND
-    st.html("".join(_blocks(run, bundle, feature, around)))
+    blocks = "".join(_blocks(run, bundle, feature, around))
+    st.html(f'<div data-shows="{feature.latent}">{blocks}</div>')
 
 
 def _blocks(run: OpenRun, bundle: Bundle, feature: Feature, around: int | None) -> Iterator[str]:

@@ -224,9 +224,11 @@ def _table(run: OpenRun, bundle: Bundle, asked: Asked, found: Found, written: di
         _row(run, bundle, int(latent), {name: float(values[name][i]) for name in columns}, written)
         for i, latent in enumerate(rows)
     )
+    shows = render.text(f"{asked.q} {found.sort} {asked.down} {page} {len(rows)}")
     st.html(
         f"<div data-stay>{_pager(run, asked, page, pages, len(found.latents))}</div>"
-        f'<div class="sl-scroll" tabindex="0" role="region" aria-label="features"><table class="sl-table">'
+        f'<div class="sl-scroll" data-shows="{shows}" tabindex="0" role="region" aria-label="features">'
+        '<table class="sl-table">'
         f"<thead><tr data-stay>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         f"{_pager(run, asked, page, pages, None)}"
     )

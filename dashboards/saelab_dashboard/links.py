@@ -76,17 +76,17 @@ def _show(name: str) -> Callable[[], None]:
     return show
 
 
-def href(page: str, run: str, **params: Any) -> str:
+def href(page: str, run: str, /, **params: Any) -> str:
     """The relative address of a page about a run; parameters that are None are left out."""
     return f"{'./' if page == _FIRST else page}?{urlencode(_params(run, params))}"
 
 
-def anchor(content: str, page: str, run: str, *, attributes: str = "", **params: Any) -> str:
+def anchor(content: str, page: str, run: str, /, *, attributes: str = "", **params: Any) -> str:
     """A link around `content`, which is HTML, as are `attributes`."""
     return f'<a class="sl-link" {attributes} href="{html.escape(href(page, run, **params))}">{content}</a>'
 
 
-def go(page: str, run: str, **params: Any) -> NoReturn:
+def go(page: str, run: str, /, **params: Any) -> NoReturn:
     """Leave for a page now."""
     st.switch_page(_page(page), query_params=_params(run, params))
 

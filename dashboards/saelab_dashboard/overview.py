@@ -89,15 +89,12 @@ def _densities(bundle: Bundle) -> str:
     said = [
         f"density {10**a:.2g} to {10**b:.2g}: {n:,} latents" for a, b, n in zip(edges, edges[1:], counts, strict=False)
     ]
-    marks = [f"1e{edge:g}" for edge in np.linspace(edges[0], edges[-1], 3)]
-    summary = (
-        f"{len(alive):,} latents from {alive.min():.2g} to {alive.max():.2g}, half of them below {np.median(alive):.2g}"
-    )
-    title = "Density: share of tokens on which a latent is active (log10)"
+    marks = [f"{10**edge:.2g}" for edge in np.linspace(edges[0], edges[-1], 3)]
+    middle = f"half of them below {np.median(alive):.2g}"
+    summary = f"{len(alive):,} latents from {alive.min():.2g} to {alive.max():.2g}, {middle}"
+    title = "Density: share of tokens on which a latent is active (log scale)"
     heights = (counts / counts.max()).tolist()
-    return charts.bars(
-        "Density: share of tokens on which a latent is active (log10)", heights, marks, said, summary=summary
-    )
+    return charts.bars(title, heights, marks, said, summary=summary)
 
 
 # -- the map ------------------------------------------------------------------------------------------

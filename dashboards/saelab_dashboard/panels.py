@@ -31,7 +31,7 @@ def cards(run: OpenRun, bundle: Bundle, feature: Feature) -> str:
         found.append(_latents(run, "Active together", "tokens in common", feature.coactive))
     if sum(feature.logit_histogram):
         found.append(_logits(feature))
-    return "".join(found)
+    return f'<div data-shows="{feature.latent}">{"".join(found)}</div>'
 
 
 def _lens(bundle: Bundle, feature: Feature) -> str:
@@ -41,11 +41,10 @@ def _lens(bundle: Bundle, feature: Feature) -> str:
             f'<h2>Promoted and suppressed tokens</h2><p class="sl-dim">Not measurable: {render.text(str(missing))}</p>'
         )
     parts = [("Promoted tokens", feature.promoted), ("Suppressed tokens", feature.suppressed)]
-    largest = max((abs(x) for _, pairs in parts for _, x in pairs), default=1.0) or 1.0
-    rows = [
-        (title, [(token(bundle.token(i)), render.number(x), x / largest) for i, x in pairs]) for title, pairs in parts
-    ]
-    return "".join(_table(title, "change of logit", listed) for title, listed in rows)
+    return "".join(
+        _table(title, "change of logit", [(token(bundle.token(i)), render.number(x), x) for i, x in pairs])
+        for title, pairs in parts
+    )
 
 
 def _latents(run: OpenRun, title: str, unit: str, pairs: Sequence[tuple[int, float]]) -> str:
@@ -59,11 +58,12 @@ def _latents(run: OpenRun, title: str, unit: str, pairs: Sequence[tuple[int, flo
 
 
 def _table(title: str, unit: str, rows: Sequence[tuple[str, str, float]]) -> str:
-    """Of (HTML, number as text, share in [-1, 1])."""
+    """Of (HTML, number as text, number)."""
     if not rows:
         return f'<h2>{title}</h2><p class="sl-dim">none</p>'
+    most = max(abs(share) for _, _, share in rows) or 1.0
     body = "".join(
-        f'<tr><td>{what}</td><td class="sl-n">{number}</td><td style="width:30%">{_meter(share)}</td></tr>'
+        f'<tr><td>{what}</td><td class="sl-n">{number}</td><td style="width:30%">{_meter(share / most)}</td></tr>'
         for what, number, share in rows
     )
     return f'<h2>{title} <small>{unit}</small></h2><table class="sl-table sl-panel"><tbody>{body}</tbody></table>'

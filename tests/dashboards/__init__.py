@@ -1,0 +1,1 @@
+"""The feature browser, page by page and in a real browser."""
