@@ -13,7 +13,7 @@ from saelab.errors import SaelabError
 from saelab.features import render
 from saelab.features.live import Live
 from saelab.lm.model import LanguageModel, ModelSpec, load
-from saelab.sae import SAE
+from saelab.sae import SAE, io
 from saelab.training.run_directory import RunDirectory
 from saelab_dashboard import states
 from saelab_dashboard.session import OpenRun
@@ -85,4 +85,4 @@ def _sae(directory: str, written: int) -> SAE:
 
 
 def _written(directory: Path) -> int:
-    return (directory / "config.json").stat().st_mtime_ns
+    return max((directory / name).stat().st_mtime_ns for name in (io.CONFIG, io.WEIGHTS) if (directory / name).exists())

@@ -16,7 +16,7 @@ from saelab_dashboard.tables import cell, head, table
 
 _KEY = "prompt of"
 _DENSITIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-_EXAMPLE = "The Eiffel Tower is in Paris, the capital of France. It was built in 1889."
+_EXAMPLE = "The Eiffel Tower is in Paris, the capital of France."
 
 
 @dataclass(frozen=True)
