@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from pathlib import Path
 
 import streamlit as st
@@ -12,11 +14,19 @@ from saelab.features import render
 
 _HERE = Path(__file__).parent
 
+
+@st.cache_resource(show_spinner=False)
+def settle(n_modules: int) -> None:
+    """Streamlit collects garbage after every run, over all objects there are: leave out those that stay."""
+    gc.freeze()
+
+
 st.set_page_config(page_title="saelab", page_icon=str(_HERE / "icon.svg"), layout="wide")
 page = st.navigation(links.pages())
 st.html(f"<style>{render.STYLE}{(_HERE / 'style.css').read_text(encoding='utf-8')}</style>")
 links.follow(page)
 sidebar.show()
+settle(len(sys.modules))
 try:
     page.run()
 except SaelabError as error:

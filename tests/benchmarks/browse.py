@@ -30,7 +30,7 @@ _ARM = """
       const start = performance.now();
       const look = () => {
         const now = shown();
-        const done = now.length >= before.length && now.every((mark) => mark === now[0]) && now[0] !== before[0];
+        const done = now.length && now.every((mark) => mark === now[0]) && now[0] !== before[0];
         if (done) requestAnimationFrame(() => resolve(performance.now() - start));
         else if (performance.now() - start > 10000) reject(new Error(`still ${now}`));
         else setTimeout(look, 1);
