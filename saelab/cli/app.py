@@ -123,22 +123,34 @@ def run(config: Config, override: Override = None, fresh: Fresh = False, as_json
 
 
 @app.command()
-def cache(config: Config, override: Override = None) -> None:
+def cache(config: Config, override: Override = None, as_json: Json = False) -> None:
     """Run the language model over the text and keep its activations."""
+    from dataclasses import asdict
+
+    from saelab.activations import inspection
     from saelab.cli.stages import Loaded, Run
 
-    loaded, reporter = _load(config, override), _reporter(False)
-    Run(loaded, reporter, Loaded(loaded.model, reporter), Path(loaded.runs_dir)).cache()
+    loaded, reporter = _load(config, override), _reporter(as_json)
+    store = Run(loaded, reporter, Loaded(loaded.model, reporter), Path(loaded.runs_dir)).cache()
+    if as_json:
+        _print_json(asdict(inspection.info(store.directory)))
 
 
 @app.command()
-def train(config: Config, override: Override = None, fresh: Fresh = False) -> None:
+def train(config: Config, override: Override = None, fresh: Fresh = False, as_json: Json = False) -> None:
     """Train the SAE, or all of a sweep, on cached activations (caching them first where needed)."""
-    group = _group(config, override, _reporter(False))
+    from saelab.files import read_json
+
+    group = _group(config, override, _reporter(as_json))
     store = group.prepare(fresh=fresh)
     with group.claimed():
         group.begin(fresh=fresh)
         group.train(store)
+    if as_json:
+        finished = [run for run in group.runs if run.directory.finished]
+        summaries = {run.config.name: read_json(run.directory.summary) for run in finished}
+        alone = len(group.runs) == 1
+        _print_json(next(iter(summaries.values())) if alone and summaries else summaries)
     group.check_failures()
 
 

@@ -169,9 +169,15 @@ class Trainer:
 
     @torch.no_grad()
     def _start_at_mean(self, member: Member) -> None:
-        """`b_dec` starts at the mean of what training sees: 0 where inputs are centred."""
-        mean = self.store.mean(self.target_hook or self.hook).to(self.device)
-        member.sae.b_dec.copy_(self.target_scaling.apply(mean[None])[0])
+        """`b_dec` starts at the mean of what training sees, and a transcoder's encoder reads its input without
+        that input's mean: both are 0 where inputs are centred."""
+        member.sae.b_dec.copy_(self.target_scaling.apply(self._mean(self.target_hook or self.hook))[0])
+        if self.target_hook is not None and not self.spec.centre:
+            member.sae.coder.fold(self.scaling.apply(self._mean(self.hook))[0], 1.0)
+
+    def _mean(self, hook: str) -> Tensor:
+        """`[1, d_hook]`, raw."""
+        return self.store.mean(hook).to(self.device)[None]
 
     @property
     def active(self) -> list[Member]:

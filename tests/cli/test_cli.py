@@ -77,7 +77,17 @@ def test_one_command_from_text_to_a_measured_sae(saelab, config_text, tmp_path):
     for text in ("share of the activations' variance not reconstructed", "runs/tiny/sae", "runs/tiny/eval.json"):
         assert text in done.stdout
     run = tmp_path / "runs" / "tiny"
-    kept = {"config.yaml", "metrics.jsonl", "summary.json", "log.txt", "eval.json", "sae", "checkpoints", "index", ".lock"}
+    kept = {
+        "config.yaml",
+        "metrics.jsonl",
+        "summary.json",
+        "log.txt",
+        "eval.json",
+        "sae",
+        "checkpoints",
+        "index",
+        ".lock",
+    }
     assert {p.name for p in run.iterdir()} == kept
     document = json.loads((run / "eval.json").read_text())
     assert document["evaluations"]["reconstruction"]["metrics"]["fvu"] < 0.9
@@ -176,6 +186,21 @@ def test_bad_runs_leave_nothing_half_written(saelab, config_text, tmp_path):
     (shard, *_) = sorted(Path(os.environ["SAELAB_HOME"]).glob("activations/*/shard-*"))
     shard.write_bytes(shard.read_bytes()[:-7])
     refused(saelab("run", "tiny.yaml", "--fresh"), "this shard is damaged", shard.name)
+
+
+@pytest.mark.slow
+def test_caching_and_training_tell_scripts_what_came_of_them(saelab, config_text):
+    Path("tiny.yaml").write_text(config_text())
+    cached = json.loads(saelab("cache", "tiny.yaml", "--json").stdout)
+    assert cached["complete"]
+    assert cached["splits"]["train"]["tokens"] >= 2800
+    trained = json.loads(saelab("train", "tiny.yaml", "--json").stdout)
+    assert trained == json.loads(Path("runs/tiny/summary.json").read_text())
+    both = json.loads(
+        saelab("train", "tiny.yaml", "--json", "-o", "sweep={grid: {sae.k: [4, 8]}}", "-o", "name=s").stdout
+    )
+    assert {summary["steps"] for summary in both.values()} == {100}
+    assert len(both) == 2
 
 
 @pytest.mark.slow

@@ -101,3 +101,14 @@ def test_a_resumed_transcoder_ends_with_the_same_bits(store, tmp_path):
     for name, value in straight.tensors().items():
         assert torch.equal(value, other.tensors()[name]), name
     assert any("W_skip.exp_avg" in name for name in straight.tensors())
+
+
+def test_where_nothing_is_centred_the_encoder_begins_without_its_inputs_mean(store, tmp_path):
+    m = member(spec(centre=False), "topk", {"k": 6})
+    before = m.sae.coder.get_parameter("W_enc").detach().clone()
+    trainer = Trainer([m], store, INPUT, target_hook=TARGET, directory=tmp_path)
+    mean = trainer.scaling.apply(store.mean(INPUT)[None])[0]
+    assert float(mean.abs().max()) > 0.01
+    torch.testing.assert_close(m.sae.coder.get_parameter("b_enc").detach(), -before @ mean)
+    target = trainer.target_scaling.apply(store.mean(TARGET)[None])[0]
+    torch.testing.assert_close(m.sae.b_dec.detach(), target)
