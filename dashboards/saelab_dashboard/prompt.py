@@ -147,7 +147,7 @@ def _value(value: float, peak: float) -> str:
 def _by_token(shown: Shown) -> str:
     found = shown.trace
     rows = ([_token_head(found, i, row=True), cell(_strongest(shown, i))] for i in range(len(found.tokens)))
-    return table("strongest latents of each token", [head("token"), head("latents and their activation")], rows)
+    return table("strongest latents of each token", [head("token"), head("latents and their activation")], rows, kind="sl-tokens")
 
 
 def _strongest(shown: Shown, position: int) -> str:

@@ -97,7 +97,7 @@ def _intervention(run: session.OpenRun, names: Names, latent: int) -> Interventi
     """A line of widgets for one latent."""
     largest = _largest(run, latent)
     columns = st.columns([2, 1, 1, 2], vertical_alignment="center")
-    columns[0].html(f"<p>Latent {names.link(latent)}</p>")
+    columns[0].html(f"<p class='sl-line'>Latent {names.link(latent)}</p>")
     mode = columns[1].selectbox(
         f"How latent {latent} is changed",
         get_args(Mode),
@@ -115,7 +115,7 @@ def _intervention(run: session.OpenRun, names: Names, latent: int) -> Interventi
     )
     raw = float(times) * (largest or 1.0)
     said = f"× its maximum of {render.number(largest)} = <b>{render.number(raw)}</b>" if largest else "in its own units"
-    columns[3].html(f"<p>{said}</p>")
+    columns[3].html(f"<p class='sl-line'>{said}</p>")
     return Intervention(latent, cast(Mode, mode), raw)
 
 
@@ -191,16 +191,21 @@ def _verb(one: Intervention) -> str:
 
 
 def _continuations(prompt: str, steering: Steering) -> str:
-    pairs = enumerate(zip(steering.baseline.text, steering.steered.text, strict=False))
-    same = next((i for i, (a, b) in pairs if a != b), min(len(steering.baseline.text), len(steering.steered.text)))
     sides = {"Baseline": steering.baseline, "Steered": steering.steered}
+    same = _common(steering.baseline.text, steering.steered.text)
     drawn = "".join(_continuation(title, prompt, side, same) for title, side in sides.items())
     return f'<div class="sl-sides">{drawn}</div>'
 
 
+def _common(a: str, b: str) -> int:
+    """Characters before two texts part; 0 where they never do, or from the start."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)) * (a != b))
+
+
 def _continuation(title: str, prompt: str, written: Continuation, same: int) -> str:
     ended = ' <span class="sl-dim">(end of text)</span>' if written.ended else ""
-    parts = _piece(written.text[:same]) + (f'<span class="sl-parted">{_piece(written.text[same:])}</span>')
+    parted = '<span class="sl-parted"><span class="sl-value"> (they part here) </span></span>' if same else ""
+    parts = f"{_piece(written.text[:same])}{parted}{_piece(written.text[same:])}"
     return (
         f'<section aria-label="{title}"><h3>{title}</h3>'
         f'<p dir="auto"><span class="sl-dim">{_piece(prompt)}</span>{parts}{ended}</p></section>'
