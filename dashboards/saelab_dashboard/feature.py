@@ -27,6 +27,7 @@ def show() -> None:
     with left:
         contexts.show(run, bundle, feature)
     with right:
+        st.html('<span id="notes"></span>')
         _notes(run, bundle.sae_sha256, annotation)
         st.html(panels.cards(run, bundle, feature))
 
@@ -95,7 +96,7 @@ def _ways(run: OpenRun, bundle: Bundle, feature: Feature) -> str:
         way("next →", (here + 1) % n, 'rel="next"'),
         way("random", _any(bundle)),
     ]
-    return f'<nav aria-label="other latents">{"".join(found)}</nav>'
+    return f'<nav aria-label="other latents">{"".join(found)}<a class="sl-jump" href="#notes">label ↓</a></nav>'
 
 
 def _any(bundle: Bundle) -> int:

@@ -258,7 +258,7 @@ def _row(run: OpenRun, bundle: Bundle, latent: int, values: dict[str, float], wr
     label = render.text(said.label, 200) if said else ""
     if not bundle.columns["count"][latent]:
         label = f'<span class="sl-dim">dead</span> {label}'
-    tokens = "".join(f"<td>{_tokens(bundle, bundle.columns[name][latent])}</td>" for name in _TOKENS)
+    tokens = "".join(f'<td class="sl-tokens">{_tokens(bundle, bundle.columns[name][latent])}</td>' for name in _TOKENS)
     return f'<tr>{"".join(numbers)}<td class="sl-label">{star}{label}</td>{tokens}</tr>'
 
 

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import streamlit as st
 
+from saelab.evals.records import RunRecord
 from saelab.features import Bundle, render
-from saelab_dashboard import charts, links, session, sidebar, states
+from saelab_dashboard import charts, links, session, states
 from saelab_dashboard.session import OpenRun
 
 _POINTS = 10_000
 _METRICS = {
-    "fvu": ("FVU", "variance left unexplained"),
-    "explained_variance": ("Explained variance", ""),
-    "l0": ("L0", "active latents a token"),
-    "ce_score": ("CE score", "loss recovered, of zero-ablation's"),
-    "delta_ce_nats": ("Δ cross-entropy", "nats a token"),
-    "kl_nats": ("KL", "nats a token"),
-    "dead_frac": ("Dead", "share of latents, held-out tokens"),
-    "cosine": ("Cosine", "of input and reconstruction"),
+    "fvu": ("FVU", "variance left unexplained", ""),
+    "explained_variance": ("Explained", "share of variance", ""),
+    "l0": ("L0", "active latents a token", ""),
+    "ce_score": ("CE score", "of the loss by zero-ablation", ""),
+    "delta_ce_nats": ("Δ CE", "nats a token", ""),
+    "kl_nats": ("KL", "nats a token", ""),
+    "dead_frac": ("Dead", "of latents, when measured", ".2%"),
+    "cosine": ("Cosine", "input to reconstruction", ""),
 }
+"""By name in eval.json: title, what it is, and a format where it is not a plain number."""
 
 
 def show() -> None:
     """The page."""
     run = session.chosen()
-    said = " · ".join(f"{render.text(value)}" for value in sidebar.facts(run).values())
-    st.html(f'<h1>{render.text(run.name)}</h1><p class="sl-where">{said}</p>')
-    st.html(_metrics(run))
+    st.html(f"<h1>{render.text(run.name)}</h1>{_metrics(run)}")
     if run.bundle is None:
         states.no_index(run.directory, run.state, run.problem)
     latents, place = st.columns([1, 1.6], gap="large")
@@ -46,22 +45,23 @@ def show() -> None:
 
 def _metrics(run: OpenRun) -> str:
     record = run.record
-    rows = "".join(
-        f"<div><dt>{name}</dt><dd>{_value(record.metrics, record.heldout, key)}<small>{what}</small></dd></div>"
-        for key, (name, what) in _METRICS.items()
-    )
+    rows = "".join(_tile(name, _value(record, key, form), what) for key, (name, what, form) in _METRICS.items())
     problems = "".join(f'<p class="sl-dim">{render.text(problem)}</p>' for problem in record.problems)
     note = "" if record.metrics else '<p class="sl-dim">~ measured while training, on few held-out tokens</p>'
     return f'<h2>Measured on held-out tokens</h2><dl class="sl-tiles">{rows}</dl>{note}{problems}'
 
 
-def _value(metrics: Mapping[str, float], heldout: Mapping[str, float], key: str) -> str:
+def _tile(name: str, value: str, note: str) -> str:
+    return f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>"
+
+
+def _value(record: RunRecord, key: str, form: str) -> str:
     """What is not measured, or not measurable, is never 0."""
-    if key in metrics:
-        return render.number(metrics[key])
-    if key in heldout:
-        return f"~{render.number(heldout[key])}"
-    return '<span class="sl-dim" aria-label="not measured">–</span>'
+    value = record.value(key)
+    if value is None:
+        return '<span class="sl-dim">–<small>not measured</small></span>'
+    shown = f"{value:{form}}" if form else render.number(value)
+    return shown if key in record.metrics else f"~{shown}"
 
 
 def _latents(run: OpenRun, bundle: Bundle) -> str:
@@ -75,7 +75,7 @@ def _latents(run: OpenRun, bundle: Bundle) -> str:
         ("labelled", links.anchor(f"{labelled:,}", "features", run.name, show="labelled"), "by you"),
         ("looked at", f"{bundle.n_tokens:,}", f"tokens in {bundle.n_contexts:,} contexts"),
     ]
-    rows = "".join(f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>" for name, value, note in tiles)
+    rows = "".join(_tile(*tile) for tile in tiles)
     return f'<h2>Latents in this index</h2><dl class="sl-tiles">{rows}</dl><br>{_densities(bundle)}'
 
 

@@ -12,17 +12,20 @@ from saelab_dashboard import session
 
 
 def show() -> None:
-    """The chooser, and the provenance of the run that is chosen."""
+    """The chooser, and the provenance of the run that is chosen; a narrow window hides it, and has it in one line."""
     runs, name = session.served(), session.asked()
+    known = name if name in runs else None
+    if not runs:
+        return
     with st.sidebar:
-        if not runs:
-            return
-        st.session_state["chooser"] = name if name in runs else None
+        st.session_state["chooser"] = known
         st.selectbox("Run", list(runs), key="chooser", on_change=_choose, placeholder="choose a run")
-        if name in runs:
-            run = session.open_run(name)
-            rows = "".join(f"<dt>{term}</dt><dd>{render.text(said)}</dd>" for term, said in facts(run).items())
-            st.html(f'<dl class="sl-facts" aria-label="where this SAE comes from">{rows}</dl>')
+    if known is None:
+        return
+    found = {term: render.text(said) for term, said in facts(session.open_run(known)).items()}
+    rows = "".join(f"<dt>{term}</dt><dd>{said}</dd>" for term, said in found.items())
+    st.sidebar.html(f'<dl class="sl-facts" aria-label="where this SAE comes from">{rows}</dl>')
+    st.html(f'<p class="sl-where" aria-hidden="true">{" · ".join([render.text(known), *found.values()])}</p>')
 
 
 def facts(run: session.OpenRun) -> dict[str, str]:

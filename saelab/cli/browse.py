@@ -18,7 +18,8 @@ _SETTINGS = {
     "client.showErrorDetails": "none",
     "server.fileWatcherType": "none",
     "server.runOnSave": "false",
-    "theme.primaryColor": "#ea580c",
+    "theme.light.primaryColor": "#c2410c",
+    "theme.dark.primaryColor": "#f97316",
 }
 """Nothing is asked of, or told to, any other machine; files are not watched, for they do not change."""
 
