@@ -15,6 +15,8 @@ from saelab_dashboard.latents import Names
 from saelab_dashboard.tables import cell, head, table
 
 _KEY = "prompt of"
+_LINKED = 1000
+"""Characters that an address bears."""
 _DENSITIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _EXAMPLE = "The Eiffel Tower is in Paris, the capital of France."
 
@@ -35,10 +37,13 @@ def show() -> None:
     run = session.chosen()
     key = f"{_KEY} {models.trained(run)}"
     st.html("<h1>Try a prompt</h1>")
+    st.session_state.setdefault("prompt text", st.query_params.get("text", _EXAMPLE))
     with st.form("prompt", border=False):
-        text = st.text_area("Text", value=st.query_params.get("text", _EXAMPLE), height=110)
+        text = st.text_area("Text", height=110, key="prompt text")
         asked = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:")
     if asked:
+        if len(text) <= _LINKED:
+            st.query_params["text"] = text  # the address can be passed on
         try:
             with st.spinner("Running the model over the prompt"):
                 st.session_state[key] = trace(models.live(run), text)
@@ -147,7 +152,9 @@ def _value(value: float, peak: float) -> str:
 def _by_token(shown: Shown) -> str:
     found = shown.trace
     rows = ([_token_head(found, i, row=True), cell(_strongest(shown, i))] for i in range(len(found.tokens)))
-    return table("strongest latents of each token", [head("token"), head("latents and their activation")], rows, kind="sl-tokens")
+    return table(
+        "strongest latents of each token", [head("token"), head("latents and their activation")], rows, kind="sl-tokens"
+    )
 
 
 def _strongest(shown: Shown, position: int) -> str:

@@ -96,7 +96,7 @@ def _chart(metric: str, curves: dict[str, Curve], log_x: bool, log_y: bool) -> a
         .mark_line(point={"size": 14} if len(rows) < 200 else False)
         .encode(
             x=alt.X("step", type="quantitative", scale=scale[log_x], title="step", axis=alt.Axis(format="~s")),
-            y=alt.Y("value", type="quantitative", scale=scale[log_y], title=None, axis=alt.Axis(format="~g")),
+            y=alt.Y("value", type="quantitative", scale=scale[log_y], title=None, axis=alt.Axis(format="~r")),
             color=alt.Color("run", type="nominal", **by_run),
             strokeDash=alt.StrokeDash("run", type="nominal", **by_run),
             tooltip=["run", "step", alt.Tooltip("value", type="quantitative", format=".4g")],

@@ -38,7 +38,8 @@ def show() -> None:
     run = session.chosen()
     key = f"{_KEY} {models.trained(run)}"
     st.html("<h1>Steer</h1>")
-    prompt = st.text_area("Prompt", value=st.query_params.get("text", _EXAMPLE), height=80, key="steer prompt")
+    st.session_state.setdefault("steer prompt", st.query_params.get("text", _EXAMPLE))
+    prompt = st.text_area("Prompt", height=80, key="steer prompt")
     interventions = _interventions(run)
     sampling = _sampling()
     asked = st.button("Run", type="primary", icon=":material/play_arrow:", disabled=not interventions)
@@ -198,8 +199,9 @@ def _continuations(prompt: str, steering: Steering) -> str:
 
 
 def _common(a: str, b: str) -> int:
-    """Characters before two texts part; 0 where they never do, or from the start."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)) * (a != b))
+    """Characters before two texts part; 0 where they never do, or from the first word on."""
+    same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return same if a != b and a[:same].strip() else 0
 
 
 def _continuation(title: str, prompt: str, written: Continuation, same: int) -> str:
@@ -232,8 +234,8 @@ def _shifts(title: str, shifts: tuple[Shift, ...]) -> str:
         ]
         for shift in shifts
     )
-    return f"<h3>{title}</h3>{table(title, heads, rows)}"
+    return f"<h3>{title}</h3>{table(title, heads, rows, kind='sl-tokens')}"
 
 
 def _percent(share: float) -> str:
-    return f"{render.number(100 * share)} %"
+    return f"{100 * share:.2f} %" if share >= 1e-4 else "&lt; 0.01 %"

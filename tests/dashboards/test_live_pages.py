@@ -74,6 +74,8 @@ def test_a_prompt_runs_on_submit_alone(opened):
     assert "9 tokens, 8 active latents each. 1 left out" in page
     assert "&lt;bos&gt;" in page  # BOS, as in training
     assert "Token by token" in page
+    assert at.query_params["text"] in ("the moon", ["the moon"])  # the address leads here again
+    assert opened("prompt", text="a stone").text_area[0].value == "a stone"
 
 
 def test_dense_latents_are_left_out_and_rows_are_chosen(opened, runs):
