@@ -92,7 +92,7 @@ def _surroundings(bundle: Bundle, example: Example) -> tuple[str, str]:
     """The contexts on either side, as far as they are of the same document. Activations there are not stored."""
     here = bundle.context(example.context)
     document = here.documents[example.position]
-    number = f'<p class="sl-dim">context {here.number:,} of document {document:,}, token {example.position}</p>'
+    number = f'<p class="sl-dim">context {here.number:,}, document {document:,}, token {example.position}</p>'
     return number + _part(bundle, here.number - 1, document, "before"), _part(
         bundle, here.number + 1, document, "after"
     )

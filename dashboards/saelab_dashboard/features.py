@@ -212,16 +212,16 @@ def _table(run: OpenRun, bundle: Bundle, asked: Asked, found: Found, written: di
     pages = -(-len(found.latents) // _ROWS)
     page = min(max(asked.page, 1), pages)
     rows = found.latents[(page - 1) * _ROWS : page * _ROWS]
-    columns = [name for name in _COLUMNS if name != "min" or bundle.signed]
-    if found.match is not None and asked.by != "label":
-        columns.insert(1, "match")
-    head = "".join(_heading(run, asked, found, name) for name in columns)
-    head += '<th scope="col">Label</th><th scope="col">Fires on</th><th scope="col">Promotes</th>'
+    matched = found.match is not None and asked.by != "label"
+    columns = ["match"] if matched else []
+    columns += [name for name in _COLUMNS if name != "latent" and (name != "min" or bundle.signed)]
+    head = [_heading(run, asked, found, name) for name in ("latent", *columns)]
+    head[1:1] = [f'<th scope="col">{name}</th>' for name in ("Label", "Fires on", "Promotes")]
     values = {name: search.STATISTICS[name](bundle)[rows] for name in columns if name != "match"}
     if found.match is not None:
         values["match"] = found.match[rows]
     body = "".join(
-        _row(run, bundle, int(latent), {name: float(values[name][i]) for name in columns}, written)
+        _row(run, bundle, int(latent), {name: float(values[name][i]) for name in columns}, written.get(int(latent)))
         for i, latent in enumerate(rows)
     )
     shows = render.text(f"{asked.q} {found.sort} {asked.down} {page} {len(rows)}")
@@ -229,7 +229,7 @@ def _table(run: OpenRun, bundle: Bundle, asked: Asked, found: Found, written: di
         f"<div data-stay>{_pager(run, asked, page, pages, len(found.latents))}</div>"
         f'<div class="sl-scroll" data-shows="{shows}" tabindex="0" role="region" aria-label="features">'
         '<table class="sl-table">'
-        f"<thead><tr data-stay>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<thead><tr data-stay>{''.join(head)}</tr></thead><tbody>{body}</tbody></table></div>"
         f"{_pager(run, asked, page, pages, None)}"
     )
 
@@ -246,20 +246,19 @@ def _heading(run: OpenRun, asked: Asked, found: Found, name: str) -> str:
     return f'<th scope="col" class="sl-n"{order} title="{title}">{link}</th>'
 
 
-def _row(run: OpenRun, bundle: Bundle, latent: int, values: dict[str, float], written: dict[int, Annotation]) -> str:
-    numbers = []
-    for name, value in values.items():
-        shown = f"{value:.3%}" if name == "density" else render.number(value)
-        if name == "latent":
-            shown = links.anchor(str(latent), "feature", run.name, latent=latent)
-        numbers.append(f'<td class="sl-n">{shown}</td>')
-    said = written.get(latent)
+def _row(run: OpenRun, bundle: Bundle, latent: int, values: dict[str, float], said: Annotation | None) -> str:
     star = '<span title="bookmarked" role="img" aria-label="bookmarked">★</span> ' if said and said.bookmarked else ""
     label = render.text(said.label, 200) if said else ""
-    if not bundle.columns["count"][latent]:
-        label = f'<span class="sl-dim">dead</span> {label}'
-    tokens = "".join(f'<td class="sl-tokens">{_tokens(bundle, bundle.columns[name][latent])}</td>' for name in _TOKENS)
-    return f'<tr>{"".join(numbers)}<td class="sl-label">{star}{label}</td>{tokens}</tr>'
+    dead = "" if bundle.columns["count"][latent] else '<span class="sl-dim">dead</span> '
+    cells = [f'<td class="sl-n">{links.anchor(str(latent), "feature", run.name, latent=latent)}</td>']
+    cells += [f'<td class="sl-label">{star}{dead}{label}</td>']
+    cells += [f'<td class="sl-tokens">{_tokens(bundle, bundle.columns[name][latent])}</td>' for name in _TOKENS]
+    cells += [f'<td class="sl-n">{_shown_as(name, value)}</td>' for name, value in values.items()]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _shown_as(name: str, value: float) -> str:
+    return f"{value:.3%}" if name == "density" else render.number(value)
 
 
 def _tokens(bundle: Bundle, ids: NDArray[np.integer[Any]]) -> str:

@@ -37,7 +37,7 @@ def facts(run: session.OpenRun) -> dict[str, str]:
     model, data, tokens = came.get("model"), came.get("data"), came.get("trained_tokens") or record.tokens
     sha256 = run.bundle.sae_sha256 if run.bundle else ""
     found = {
-        "SAE": f"{record.kind or 'unknown'}{sizes}",
+        "SAE": f"{record.kind}{sizes}" if record.kind else "",
         "state": "" if run.directory.finished else record.standing,
         "model": str(model.get("name", "")) if isinstance(model, dict) else "",
         "hook": str(came.get("hook", "")),

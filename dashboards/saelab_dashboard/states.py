@@ -17,7 +17,7 @@ from saelab.training.run_directory import RunDirectory
 from saelab_dashboard import links
 
 Kind = Literal["info", "warning", "error"]
-_SIGNS = {"info": "ⓘ", "warning": "⚠", "error": "✕"}
+_SIGNS = {"info": "i", "warning": "!", "error": "×"}
 
 
 def say(kind: Kind, title: str, body: str = "", command: str = "") -> NoReturn:
@@ -28,8 +28,9 @@ def say(kind: Kind, title: str, body: str = "", command: str = "") -> NoReturn:
 
 def box(kind: Kind, title: str, body: str = "", command: str = "") -> None:
     """The same, and the page goes on."""
+    sign = f'<span class="sl-sign" aria-hidden="true">{_SIGNS[kind]}</span>'
     shown = f"<p>{body}</p>" if body else ""
-    st.html(f'<div class="sl-state sl-{kind}" role="status"><strong>{_SIGNS[kind]} {title}</strong>{shown}</div>')
+    st.html(f'<div class="sl-state sl-{kind}" role="status"><strong>{sign}{title}</strong>{shown}</div>')
     if command:
         st.code(command, language="bash")
 
@@ -55,7 +56,8 @@ def no_index(directory: RunDirectory, found: State, problem: SaelabError | None)
     """Absent, on its way, or damaged."""
     command = f"saelab index {shlex.quote(str(directory.path))}"
     if problem is not None:
-        say("error", "This index is damaged", render.text(problem.message), f"{command} --again")
+        where = f"<br><code>{render.text(problem.where)}</code>" if problem.where else ""
+        say("error", "This index is damaged", f"{render.text(problem.message)}{where}", f"{command} --again")
     if not directory.finished:
         say("info", "This run has no SAE yet", "It is still training, or was stopped. Its index can be built then.")
     if found == "building":

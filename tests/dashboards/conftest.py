@@ -1,0 +1,37 @@
+"""Runs to look at, made by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saelab.testing.bundles import tiny_bundle
+
+DASHBOARDS = Path(__file__).parent.parent.parent / "dashboards"
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_run() -> MakeRun:
+    """Makes a run with a tiny index; keyword arguments are `tiny_bundle`'s."""
+
+    def make(path: Path, *, index: bool = True, trained: bool = True, **settings: Any) -> Path:
+        path.mkdir(parents=True)
+        (path / "config.yaml").write_text("name: tiny\nsae: {kind: topk}\n")
+        (path / "metrics.jsonl").write_text('{"step": 1, "tokens": 100, "metrics/l0": 7.5}\n')
+        if trained:
+            (path / "sae").mkdir()
+            provenance = {"model": {"name": "tiny-model"}, "hook": "blocks.1.hook_resid_post", "trained_tokens": 1000}
+            document = {"kind": "topk", "settings": {"n_latents": 12, "k": 4}, "provenance": provenance}
+            (path / "sae" / "config.json").write_text(json.dumps(document))
+            (path / "summary.json").write_text(json.dumps({"tokens": 1000, "heldout": {"fvu": 0.25}}))
+        if index:
+            tiny_bundle(path / "index", **settings)
+        return path
+
+    return make

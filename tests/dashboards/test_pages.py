@@ -1,0 +1,424 @@
+"""Every page in each of its states, without a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from saelab.features import Bundle
+from saelab.features.annotations import Annotations
+from saelab.features.bundle import FEATURES, PROGRESS
+from saelab.testing.bundles import HOSTILE
+
+from .conftest import DASHBOARDS, MakeRun
+
+PAGES = ("overview", "features", "feature")
+TAGS = set(
+    [
+        "a",
+        "bdi",
+        "br",
+        "code",
+        "dd",
+        "div",
+        "dl",
+        "dt",
+        "figcaption",
+        "figure",
+        "h1",
+        "h2",
+        "i",
+        "li",
+        "mark",
+        "nav",
+        "p",
+        "small",
+        "span",
+        "strong",
+    ]
+)
+TAGS |= set(["table", "tbody", "td", "th", "thead", "tr", "ul"])
+ATTRIBUTES = set(
+    [
+        "aria-hidden",
+        "aria-label",
+        "aria-sort",
+        "class",
+        "data-shows",
+        "data-stay",
+        "dir",
+        "href",
+        "id",
+        "rel",
+        "role",
+        "scope",
+        "style",
+    ]
+)
+ATTRIBUTES |= set(["tabindex", "title"])
+
+
+@pytest.fixture(autouse=True)
+def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The app is asked for the runs below `tmp_path`."""
+    monkeypatch.syspath_prepend(str(DASHBOARDS))
+    monkeypatch.setattr(sys, "argv", ["app.py", str(tmp_path)])
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+
+def opened(page: str, /, **params: Any) -> AppTest:
+    found = AppTest.from_string(f"from saelab_dashboard import {page}\n{page}.show()", default_timeout=30)
+    for name, value in params.items():
+        found.query_params[name] = str(value)
+    return run(found)
+
+
+def run(page: AppTest) -> AppTest:
+    page.run()
+    assert not page.exception
+    return page
+
+
+def shown(page: AppTest) -> str:
+    """All HTML of a page."""
+    return "".join(element.proto.body for element in page.get("html"))
+
+
+def words(page: AppTest) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", shown(page)))
+
+
+def latents(page: AppTest) -> list[int]:
+    """Those the table of features lists."""
+    body = shown(page).partition("<tbody>")[2]
+    return [int(latent) for latent in re.findall(r"<tr><td[^>]*><a[^>]*>(\d+)</a>", body)]
+
+
+# -- which run ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_runs_says_where_it_looked_and_what_to_do(page: str, tmp_path: Path):
+    found = opened(page)
+    assert "There are no runs here yet" in words(found)
+    assert str(tmp_path) in words(found)
+    assert found.code[0].value == "saelab run demo"
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("name", ["../../etc", "/etc", "nothing", "<b>x</b>", "a/../tiny", "."])
+def test_a_name_that_is_no_run_is_refused_with_a_way_on(page: str, name: str, tmp_path: Path, make_run: MakeRun):
+    make_run(tmp_path / "tiny")
+    found = opened(page, run=name)
+    assert f"There is no run “{name.replace('<', '&lt;').replace('>', '&gt;')}” here" in words(found)
+    assert 'href="./?run=tiny"' in shown(found)
+
+
+def test_the_address_names_what_is_looked_at(tmp_path: Path, make_run: MakeRun):
+    make_run(tmp_path / "a", index=False)
+    make_run(tmp_path / "b" / "c")
+    found = opened("feature")
+    assert found.query_params == {"run": "b/c", "latent": "0"}
+
+
+def test_the_side_says_where_an_sae_comes_from(tmp_path: Path, make_run: MakeRun):
+    make_run(tmp_path / "tiny")
+    found = AppTest.from_file(str(DASHBOARDS / "app.py"), default_timeout=30)
+    run(found)
+    for said in ("topk, 12 latents", "tiny-model", "blocks.1.hook_resid_post", "1,000 tokens", "320 tokens"):
+        assert said in words(found)
+    assert found.sidebar.selectbox[0].value == "tiny"
+
+
+def test_another_run_is_chosen_at_the_side(tmp_path: Path, make_run: MakeRun):
+    make_run(tmp_path / "one")
+    make_run(tmp_path / "two", index=False)
+    found = AppTest.from_file(str(DASHBOARDS / "app.py"), default_timeout=30)
+    run(found).sidebar.selectbox[0].select("two")
+    run(found)
+    assert found.query_params["run"] == "two"
+    assert "no feature index yet" in words(found)
+
+
+# -- the index ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_index_comes_with_the_command_that_builds_it(page: str, tmp_path: Path, make_run: MakeRun):
+    path = make_run(tmp_path / "a run", index=False)
+    found = opened(page)
+    assert "This run has no feature index yet" in words(found)
+    assert found.code[0].value == f"saelab index '{path}'"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_run_without_an_sae_says_so(page: str, tmp_path: Path, make_run: MakeRun):
+    make_run(tmp_path / "tiny", index=False, trained=False)
+    assert "This run has no SAE yet" in words(opened(page))
+
+
+@pytest.mark.parametrize("progress", ['{"stage": "encode", "done": 3, "total": 8}', "{}", "[", '{"stage": "<b>"}'])
+def test_an_index_on_its_way_shows_how_far_it_is(progress: str, tmp_path: Path, make_run: MakeRun):
+    path = make_run(tmp_path / "tiny", index=False)
+    (path / "index").mkdir()
+    (path / "index" / PROGRESS).write_text(progress)
+    found = opened("features")
+    assert "This index is being built" in words(found)
+    assert ("encode: 3 of 8" if "encode" in progress else "starting") in words(found)
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("file", ["manifest.json", FEATURES, "examples-00000.safetensors"])
+def test_a_damaged_index_is_named_and_can_be_built_again(page: str, file: str, tmp_path: Path, make_run: MakeRun):
+    path = make_run(tmp_path / "tiny")
+    (path / "index" / file).write_bytes(b"{")
+    found = opened(page)
+    assert "This index is damaged" in words(found)
+    assert file in words(found)
+    assert found.code[0].value == f"saelab index {path} --again"
+
+
+def test_damage_that_is_met_while_reading_is_a_state_too(tmp_path: Path, make_run: MakeRun):
+    path = make_run(tmp_path / "tiny") / "index" / FEATURES
+    path.write_bytes(b"x" * path.stat().st_size)
+    found = run(AppTest.from_file(str(DASHBOARDS / "app.py"), default_timeout=30))
+    assert "not a readable table" in words(found)
+
+
+def test_an_index_that_is_built_anew_is_opened_anew(tmp_path: Path, make_run: MakeRun):
+    path = make_run(tmp_path / "tiny")
+    assert "looked at" in words(opened("overview"))
+    manifest = path / "index" / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["numbers"]["tokens"] = 12345
+    manifest.write_text(json.dumps(document))
+    assert "12,345" in words(opened("overview"))
+
+
+# -- overview -----------------------------------------------------------------------------------------
+
+
+def test_the_overview_tells_what_is_measured_from_what_is_not(tmp_path: Path, make_run: MakeRun):
+    make_run(tmp_path / "tiny")
+    found = words(opened("overview"))
+    assert "FVU ~0.25 variance" in found
+    assert "KL – not measured" in found
+    assert "latents 12" in found
+    assert "dead 1 8.33%" in found
+
+
+def test_the_map_has_an_alternative_text_and_can_be_left_out(tmp_path: Path, make_run: MakeRun):
+    path = make_run(tmp_path / "tiny")
+    assert "PCA, all latents" in words(opened("overview"))
+    manifest = path / "index" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"pca"', '"none"'))
+    assert "without a map" in words(opened("overview"))
+
+
+# -- features -----------------------------------------------------------------------------------------
+
+
+def test_features_are_sorted_by_any_statistic_both_ways(tmp_path: Path, make_run: MakeRun):
+    bundle = Bundle(make_run(tmp_path / "tiny", signed=True) / "index")
+    for name in ("max", "min", "mean"):
+        ordered = np.argsort(bundle.columns[name], kind="stable").tolist()
+        assert latents(opened("features", sort=name, down=0, show="all")) == ordered
+    assert latents(opened("features", sort="latent", down=1, show="all")) == list(range(12))[::-1]
+
+
+def test_dead_latents_are_shown_where_they_are_asked_for(tmp_path: Path, make_run: MakeRun):
+    make_run(tmp_path / "tiny")
+    assert 3 not in latents(opened("features"))
+    assert latents(opened("features", show="dead")) == [3]
+
+
+def test_a_token_finds_the_latents_that_fire_on_it_or_promote_it(tmp_path: Path, make_run: MakeRun):
+    bundle = Bundle(make_run(tmp_path / "tiny") / "index")
+    king = bundle.vocabulary.index(" tree")
+    for by, column in (("fires", "fire_tokens"), ("promotes", "top_tokens")):
+        wanted = {i for i in range(12) if king in bundle.columns[column][i]}
+        assert 0 < len(wanted) < 12
+        assert set(latents(opened("features", q="tree", by=by, show="all"))) == wanted
+
+
+def test_how_a_search_was_understood_is_said(tmp_path: Path, make_run: MakeRun):
+    make_run(tmp_path / "tiny")
+    assert "1 token matched: ·river" in words(opened("features", q="river"))
+    assert "1 token matched, apart from upper and lower case: ·river" in words(opened("features", q=" RIVER"))
+    assert "2 tokens matched, as a part of them: ·river ·water" in words(opened("features", q="ER"))
+    nothing = words(opened("features", q="zebra"))
+    assert "No token of the vocabulary contains zebra" in nothing
+    assert "No latent matches" in nothing
+
+
+def test_a_range_keeps_what_lies_in_it(tmp_path: Path, make_run: MakeRun):
+    bundle = Bundle(make_run(tmp_path / "tiny") / "index")
+    largest = bundle.columns["max"]
+    middle = float(np.sort(largest)[6])
+    kept = np.flatnonzero((largest >= middle) & (largest <= 100)).tolist()
+    assert sorted(latents(opened("features", stat="max", low=middle, high=100))) == kept
+
+
+def test_a_search_is_typed_and_the_address_follows(tmp_path: Path, make_run: MakeRun):
+    make_run(tmp_path / "tiny")
+    page = opened("features", page=2)
+    page.text_input[0].input("king")
+    run(page)
+    assert page.query_params["q"] == "king"
+    assert "page" not in page.query_params
+    page.selectbox[0].select("promotes")
+    run(page)
+    assert page.query_params["by"] == "promotes"
+
+
+@pytest.mark.parametrize(
+    "params", [{"sort": "x"}, {"page": "-1"}, {"page": "9999"}, {"page": "٣"}, {"low": "nan", "stat": "__class__"}]
+)
+def test_an_address_that_makes_no_sense_shows_the_table(params: dict[str, str], tmp_path: Path, make_run: MakeRun):
+    make_run(tmp_path / "tiny")
+    assert len(latents(opened("features", **params))) == 11
+
+
+def test_pages_hold_at_most_a_hundred_rows(tmp_path: Path, make_run: MakeRun):
+    make_run(tmp_path / "tiny", n_latents=130)
+    seen: list[int] = []
+    for number in range(1, 4):
+        found = latents(opened("features", page=number, show="all"))
+        assert len(found) <= 100
+        seen += found
+    assert sorted(seen) == list(range(130))
+
+
+# -- one feature --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("latent", ["12", "-1", "1e3", "abc", "", "٣", "../3", "1" * 50, "<b>"])
+def test_a_latent_that_is_none_has_a_way_on(latent: str, tmp_path: Path, make_run: MakeRun):
+    make_run(tmp_path / "tiny")
+    found = opened("feature", latent=latent)
+    assert "There is no latent" in words(found)
+    assert "They go from 0 to 11" in words(found)
+    assert 'href="feature?run=tiny&amp;latent=11"' in shown(found)
+
+
+def test_a_dead_latent_says_so_and_shows_what_it_writes(tmp_path: Path, make_run: MakeRun):
+    make_run(tmp_path / "tiny")
+    found = words(opened("feature", latent=3))
+    assert "This latent is dead here" in found
+    assert "Promoted tokens" in found
+    assert "Strongest" not in found
+
+
+def test_values_are_there_as_text_and_strongest_come_first(tmp_path: Path, make_run: MakeRun):
+    bundle = Bundle(make_run(tmp_path / "tiny") / "index")
+    found = shown(opened("feature", latent=5))
+    strongest = bundle.examples(5)[0].value
+    assert f'<span class="sl-peak" title="activation at the outlined token">{strongest:.3g}</span>' in found
+    assert found.index("Strongest") < found.index("Interval 1")
+    assert 'role="img" aria-label="Activation (log scale): ' in found
+    assert 'role="img" aria-label="Position in the context: ' in found
+
+
+def test_signed_latents_show_both_tails(tmp_path: Path, make_run: MakeRun):
+    make_run(tmp_path / "tiny", signed=True)
+    found = words(opened("feature", latent=5))
+    assert found.index("Strongest") < found.index("Most negative") < found.index("Interval 1 below 0")
+
+
+def test_a_lens_that_cannot_be_had_is_said_to_be_so(tmp_path: Path, make_run: MakeRun):
+    make_run(tmp_path / "tiny", lens=False)
+    assert "Not measurable: this SAE reads an MLP's input" in words(opened("feature")).replace("&#x27;", "'")
+
+
+def test_more_of_a_context_shows_its_document(tmp_path: Path, make_run: MakeRun):
+    bundle = Bundle(make_run(tmp_path / "tiny") / "index")
+    example = bundle.examples(5)[2]
+    found = shown(opened("feature", latent=5, open=2))
+    side = "after" if example.context % 2 == 0 else "before"
+    assert f'aria-label="the context {side}, without activations"' in found
+    assert found.count("without activations") == 1  # of the same document alone
+    assert "without activations" not in shown(opened("feature", latent=5))
+
+
+def test_what_is_saved_is_kept_and_found(tmp_path: Path, make_run: MakeRun):
+    bundle = Bundle(make_run(tmp_path / "tiny") / "index")
+    page = opened("feature", latent=7)
+    page.text_input[0].input("kings & queens")
+    page.text_area[0].input("as in chess")
+    page.checkbox[0].check()
+    page.button[0].click()
+    run(page)
+    assert "Latent 7: kings &amp; queens" in words(page)
+    kept = Annotations.beside(tmp_path / "tiny").get(bundle.sae_sha256, 7)
+    assert (kept.label, kept.note, kept.bookmarked) == ("kings & queens", "as in chess", True)
+    for params in ({"by": "label", "q": "quee"}, {"show": "labelled"}, {"show": "bookmarked"}):
+        assert latents(opened("features", **params)) == [7]
+
+
+def test_what_another_window_wrote_meanwhile_stays(tmp_path: Path, make_run: MakeRun):
+    bundle = Bundle(make_run(tmp_path / "tiny") / "index")
+    notes = Annotations.beside(tmp_path / "tiny")
+    page = opened("feature", latent=7)
+    page.checkbox[0].check()
+    page.button[0].click()
+    notes.add_to_list(bundle.sae_sha256, 7, "mine")
+    notes.set_note(bundle.sae_sha256, 7, "theirs")
+    run(page)
+    kept = notes.get(bundle.sae_sha256, 7)
+    assert (kept.bookmarked, kept.lists) == (True, ("mine",))
+
+
+def test_lists_are_offered_and_filter_the_table(tmp_path: Path, make_run: MakeRun):
+    bundle = Bundle(make_run(tmp_path / "tiny") / "index")
+    Annotations.beside(tmp_path / "tiny").add_to_list(bundle.sae_sha256, 4, "to <b>check</b>")
+    page = opened("feature", latent=7)
+    page.multiselect[0].select("to <b>check</b>")
+    page.button[0].click()
+    run(page)
+    assert sorted(latents(opened("features", show="list to <b>check</b>"))) == [4, 7]
+
+
+# -- text from models and people ----------------------------------------------------------------------
+
+
+class Markup(HTMLParser):
+    """Notes every tag and attribute that a browser would see."""
+
+    def __init__(self, body: str):
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.feed(body)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+def test_hostile_text_is_text_on_every_page(tmp_path: Path, make_run: MakeRun):
+    bundle = Bundle(make_run(tmp_path / "tiny", hostile=True, signed=True) / "index")
+    notes = Annotations.beside(tmp_path / "tiny")
+    for latent, text in enumerate(HOSTILE):
+        notes.set_label(bundle.sae_sha256, latent, text[:1000])
+        notes.set_note(bundle.sae_sha256, latent, text)
+        notes.add_to_list(bundle.sae_sha256, latent, text[:100].strip() or "x")
+    pages = [opened("overview"), opened("features", show="all")]
+    pages += [opened("features", q=text[:200], show="all", run=text) for text in HOSTILE]
+    pages += [opened("features", q=text[:200], by="label") for text in HOSTILE]
+    pages += [opened("feature", latent=latent, open=1) for latent in range(12)]
+    for page in pages:
+        found = Markup(shown(page))
+        assert found.tags <= TAGS
+        assert found.attributes <= ATTRIBUTES
+        assert not set(shown(page)) & {"\0", "\x1b", "\u202e", "\u200b"}
+        assert len(shown(page)) < 500_000
