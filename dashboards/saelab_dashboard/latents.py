@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from functools import cached_property
 
 from saelab.features import render
@@ -29,7 +28,7 @@ class Names:
     def plain(self, latent: int) -> str:
         """For a widget's option."""
         label = self.labels.get(latent)
-        return f"{latent} · {visible(_shortened(label))}" if label else str(latent)
+        return f"{latent} · {render.shown(_shortened(label))}" if label else str(latent)
 
     def link(self, latent: int) -> str:
         """HTML, to the latent's page."""
@@ -49,11 +48,6 @@ class Names:
             return '<span class="sl-dim">no index</span>'
         tokens = [i for i in bundle.columns["fire_tokens"][latent][:n].tolist() if i >= 0]
         return " ".join(panels.token(bundle.token(i)) for i in tokens) or '<span class="sl-dim">nothing: dead</span>'
-
-
-def visible(text: str, limit: int = 200) -> str:
-    """Text for a widget or a chart, which take no HTML: nothing in it is invisible."""
-    return html.unescape(render.text(text, limit))
 
 
 def _shortened(label: str) -> str:

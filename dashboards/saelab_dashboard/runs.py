@@ -12,7 +12,6 @@ import streamlit as st
 from saelab.features import render
 from saelab.training.curves import Curve, Curves
 from saelab_dashboard import comparisons, links, session, states
-from saelab_dashboard.latents import visible
 from saelab_dashboard.session import OpenRun
 from saelab_dashboard.tables import cell, head, table
 
@@ -83,16 +82,16 @@ def _unfinished(run: OpenRun) -> bool:
 
 def _chart(metric: str, curves: dict[str, Curve], log_x: bool, log_y: bool) -> alt.Chart:
     rows = [
-        {"run": visible(name), "step": step, "value": value}
+        {"run": render.shown(name), "step": step, "value": value}
         for name, curve in curves.items()
         for step, value in curve.points()
         if (value > 0 or not log_y) and (step > 0 or not log_x)
     ]
-    ends = "; ".join(f"{visible(name)} ends at {_value(curve)}" for name, curve in curves.items())
+    ends = "; ".join(f"{render.shown(name)} ends at {_value(curve)}" for name, curve in curves.items())
     scale = {True: alt.Scale(type="log"), False: alt.Scale(zero=False)}
     by_run = {"title": None, "legend": alt.Legend(orient="bottom", labelLimit=300) if len(curves) > 1 else None}
     return (
-        alt.Chart(pd.DataFrame(rows, columns=["run", "step", "value"]), title=visible(metric), height=240)
+        alt.Chart(pd.DataFrame(rows, columns=["run", "step", "value"]), title=render.shown(metric), height=240)
         .mark_line(point={"size": 14} if len(rows) < 200 else False)
         .encode(
             x=alt.X("step", type="quantitative", scale=scale[log_x], title="step", axis=alt.Axis(format="~s")),
@@ -101,7 +100,7 @@ def _chart(metric: str, curves: dict[str, Curve], log_x: bool, log_y: bool) -> a
             strokeDash=alt.StrokeDash("run", type="nominal", **by_run),
             tooltip=["run", "step", alt.Tooltip("value", type="quantitative", format=".4g")],
         )
-        .properties(description=f"{visible(metric)} over training steps: {ends}")
+        .properties(description=f"{render.shown(metric)} over training steps: {ends}")
     )
 
 

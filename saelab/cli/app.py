@@ -275,11 +275,13 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _add_groups() -> None:
-    from saelab.cli import assets, bench, config, store
+    from saelab.cli import annotations, assets, bench, config, export, store
 
+    app.add_typer(annotations.app, name="annotations", help="What people wrote about features: list, export, import.")
     app.add_typer(assets.app, name="assets", help="The demo model and text.")
     app.add_typer(bench.app, name="bench", help="What the variants find where the truth is known; how fast they train.")
     app.add_typer(config.app, name="config", help="Show, check and describe configurations.")
+    app.add_typer(export.app, name="export", help="Features for Neuronpedia, as an HTML page, as Parquet.")
     app.add_typer(store.app, name="store", help="What stored activations hold, and whether they are whole.")
 
 

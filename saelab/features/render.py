@@ -1,7 +1,7 @@
 """Text from models and people as HTML: escaped, with nothing invisible in it, and highlighted by activation.
 
-Everything here returns HTML that holds no markup but its own. `STYLE` belongs once on a page that shows it; it takes
-the page's text colour and works on light and dark ground.
+Everything here but `shown` returns HTML that holds no markup but its own. `STYLE` belongs once on a page that shows
+it; it takes the page's text colour and works on light and dark ground.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import html
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 TEXT_LIMIT = 10_000
 _TOKEN_LIMIT = 200
-_SPACES = {" ": "·", "\u00a0": "⍽"}
-_CONTROLS = {"\n": "↵", "\t": "⇥", "\x7f": "␡"} | {chr(i): chr(0x2400 + i) for i in range(32) if i not in (9, 10)}
-_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_SYMBOLS = {"\n": "↵", "\t": "⇥"}
+"""What most fonts have; the pictures of other controls are in few, so those are named by number."""
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"}
 
 STYLE = """
 .sl-context { margin: 0; position: relative; line-height: 1.9; white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -28,11 +29,16 @@ STYLE = """
 """
 
 
+def shown(s: str, limit: int = TEXT_LIMIT) -> str:
+    """One line of any text: controls, bidi marks, line ends, odd and leading spaces become symbols. Not HTML."""
+    body = s[:limit].lstrip(" ")
+    lead = "·" * (min(len(s), limit) - len(body))
+    return lead + "".join(map(_visible, body)) + _more(s, limit)
+
+
 def text(s: str, limit: int = TEXT_LIMIT) -> str:
-    """One line of any text as HTML: controls, bidi marks, line ends, tabs and leading spaces become symbols."""
-    body = s.lstrip("".join(_SPACES))
-    lead = "".join(_SPACES[c] for c in s[: min(len(s) - len(body), limit)])
-    return lead + _escaped(body, limit - len(lead))
+    """`shown` as HTML."""
+    return html.escape(shown(s, limit))
 
 
 def lines(s: str, limit: int = TEXT_LIMIT) -> str:
@@ -72,22 +78,24 @@ def highlighted(
 
 
 def _token(token: str, value: float, scale: float, at: bool) -> str:
-    body = _escaped(token, _TOKEN_LIMIT)
+    body = _word(token)
     if value == 0 or not math.isfinite(value):
         return body
+    word = body.lstrip(" ") or body  # a line may end before a marked word, not inside the mark
     share = min(abs(value) / scale, 1.0) if scale > 0 else 1.0
     names = [name for name, wanted in (("sl-negative", value < 0), ("sl-at", at)) if wanted]
     kind = f' class="{" ".join(names)}"' if names else ""
     sign = '<span aria-hidden="true">−</span>' if value < 0 else ""
-    shown = number(value)
+    said = number(value)
     return (
-        f'<mark{kind} style="--sl-s:{5 + 60 * share:.0f}%" title="{shown}">{sign}{body}'
-        f'<span class="sl-value"> ({shown}) </span></mark>'
+        f'{body[: len(body) - len(word)]}<mark{kind} style="--sl-s:{5 + 60 * share:.0f}%" title="{said}">{sign}{word}'
+        f'<span class="sl-value"> ({said}) </span></mark>'
     )
 
 
-def _escaped(s: str, limit: int) -> str:
-    return html.escape("".join(map(_visible, s[:limit]))) + _more(s, limit)
+@lru_cache(2**16)
+def _word(token: str) -> str:
+    return html.escape("".join(map(_visible, token[:_TOKEN_LIMIT]))) + _more(token, _TOKEN_LIMIT)
 
 
 def _more(s: str, limit: int) -> str:
@@ -95,6 +103,6 @@ def _more(s: str, limit: int) -> str:
 
 
 def _visible(character: str) -> str:
-    if character in _CONTROLS:
-        return _CONTROLS[character]
-    return f"⟨U+{ord(character):04X}⟩" if unicodedata.category(character) in _INVISIBLE else character
+    if character == " " or unicodedata.category(character) not in _INVISIBLE:
+        return character
+    return _SYMBOLS.get(character, f"⟨U+{ord(character):04X}⟩")

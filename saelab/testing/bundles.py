@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from saelab.features import bundle
 
-TOKENS, LENGTH, LISTED, TOP = 320, 16, 5, 6
+TOKENS, LENGTH, LISTED, TOP, INTERVALS = 320, 16, 5, 6, 4
 _WORDS = "the a of and in to river city king sun moon tree stone bird house north water light music train".split()  # noqa: SIM905
 
 HOSTILE = [
@@ -80,7 +80,7 @@ def _manifest(directory: Path, name: str, n_latents: int, signed: bool, lens: bo
     text = HOSTILE[0] if hostile else "tiny"
     return {
         "schema": bundle.SCHEMA,
-        "content": {"made": "by hand", "of": name},
+        "content": {"spec": {"intervals": INTERVALS, "top": TOP}, "of": name},
         "content_sha256": hashlib.sha256(name.encode()).hexdigest(),
         "sae": {
             "sha256": hashlib.sha256(f"sae {name}".encode()).hexdigest(),
@@ -198,9 +198,9 @@ def _chosen(row: NDArray[Any], side: int) -> list[tuple[int, int, int]]:
     peaks = row.max(1)
     strongest = [c for c in np.argsort(-peaks, kind="stable")[:TOP].tolist() if peaks[c] > 0]
     found = [(c, int(row[c].argmax()), 0 if side > 0 else -1) for c in strongest]
-    edges = np.linspace(0, float(peaks.max()), 5)
-    for number in range(4):
-        low, high = edges[3 - number], edges[4 - number]
+    edges = np.linspace(0, float(peaks.max()), INTERVALS + 1)
+    for number in range(INTERVALS):
+        high, low = edges[INTERVALS - number], edges[INTERVALS - number - 1]
         inside = np.argwhere((row > low) & (row <= high))[:2].tolist()
         found += [(c, p, 1 + number if side > 0 else -2 - number) for c, p in inside]
     return found

@@ -6,7 +6,7 @@ A run's directory is written around it, so that the browser (and `tests.benchmar
 from __future__ import annotations
 
 import argparse
-import resource
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +18,7 @@ from saelab.activations.store import Contexts
 from saelab.features import Bundle, IndexSpec
 from saelab.features.build import Origin, build_index
 from saelab.features.codes import Part
+from saelab.machine import own_memory
 
 _PART_TOKENS = 2**16
 _WORDS = 5000
@@ -78,7 +79,8 @@ def main() -> None:
     W_dec = torch.randn(chosen.latents, chosen.d_model, generator=torch.Generator().manual_seed(0))
     sae = {"sha256": "0" * 64, "kind": "synthetic", "settings": {"n_latents": chosen.latents}, "provenance": {}}
     origin = Origin(codes, W_dec, "blocks.0.hook_resid_post", None, sae, vars(chosen) | {"directory": ""})
-    before = _peak_bytes()
+    watch = _Watch()
+    watch.start()
     started = time.perf_counter()
     stage: list[str] = []
 
@@ -95,13 +97,23 @@ def main() -> None:
     bundle = Bundle(directory)
     print(  # noqa: T201
         f"{bundle.n_latents:,} latents x {bundle.n_tokens:,} tokens, L0 {bundle.manifest['numbers']['l0']:.1f}: "
-        f"{seconds:.0f} s, peak memory {_peak_bytes() / 1e6:,.0f} MB ({before / 1e6:,.0f} MB before), "
+        f"{seconds:.0f} s, at most {watch.most / 1e6:,.0f} MB of memory that no file holds "
+        f"({watch.first / 1e6:,.0f} MB before, {W_dec.numel() * 4 / 1e6:,.0f} of them the decoder), "
         f"{size / bundle.n_latents:,.0f} bytes a latent beyond the contexts"
     )
 
 
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+class _Watch(threading.Thread):
+    """Looks again and again at the memory that no file holds: mapped parts are the system's to drop."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most = self.first = own_memory() or 0
+
+    def run(self) -> None:
+        while True:
+            self.most = max(self.most, own_memory() or 0)
+            time.sleep(0.05)
 
 
 if __name__ == "__main__":

@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from saelab.features.render import highlighted, lines, number, text
-
-
-class Elements(HTMLParser):
-    """What a page is made of: tags, attributes by tag, text."""
-
-    def __init__(self, page: str):
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
+from saelab.testing.markup import Elements
 
 ANY = st.text(alphabet=st.characters(), max_size=60)
 
@@ -47,9 +27,10 @@ def test_text_is_text_whatever_it_holds(s: str) -> None:
     [
         ("<b>&\"'", "&lt;b&gt;&amp;&quot;&#x27;"),
         ("  two before", "··two before"),
-        ("a\nb\tc\r\0", "a↵b⇥c␍␀"),
+        ("a\nb\tc\r\0", "a↵b⇥c⟨U+000D⟩⟨U+0000⟩"),
         ("safe\u202etxt.exe", "safe⟨U+202E⟩txt.exe"),
         ("\u200b", "⟨U+200B⟩"),
+        ("\u00a0", "⟨U+00A0⟩"),
         ("\ud800", "⟨U+D800⟩"),
         ("   ", "···"),
         ("", ""),
@@ -82,7 +63,7 @@ def test_active_tokens_are_marked_with_their_value_as_text() -> None:
     page = highlighted(["The", " <i>", " end", "\n"], {1: 2.0, 2: -1.0}, scale=2.0, at=1)
     seen = Elements(page)
     assert seen.tags == ["p", "mark", "span", "mark", "span", "span"]
-    assert seen.text == "The <i> (2) − end (−1) ↵"
+    assert seen.text == "The <i> (2)  −end (−1) ↵"
     assert ("title", "2") in seen.attributes
     assert ("title", "−1") in seen.attributes
     assert ("class", "sl-at") in seen.attributes
