@@ -29,7 +29,7 @@ def show() -> None:
 
 def _found() -> dict[str, Path]:
     """`<name>/<name>.json` above `<name>/seed-<n>/<member>`."""
-    groups = sorted({path.resolve().parents[1] for path in session.served().values()})
+    groups = sorted({path.absolute().parents[1] for path in session.served().values()})
     files = [group / f"{group.name}.json" for group in groups]
     return {path.stem: path for path in files if path.is_file()}
 
@@ -50,8 +50,8 @@ def _show(path: Path, found: FamilyTable) -> None:
 
 def _member(group: Path, found: FamilyTable, name: str) -> str:
     """A link to the member's first run that is served."""
-    places = {path.resolve(): run for run, path in session.served().items()}
+    places = {path.absolute(): run for run, path in session.served().items()}
     for seed in found.comparison.seeds:
-        if run := places.get((group / f"seed-{seed}" / name).resolve()):
+        if run := places.get(group / f"seed-{seed}" / name):
             return links.anchor(render.text(name), "overview", run)
     return render.text(name)

@@ -59,11 +59,11 @@ def _drawn(names: list[str], metrics: list[str], log_x: bool, log_y: bool, live:
     if not any(found.values()):
         states.box("info", "Nothing has been logged yet", "Curves appear here with the first line of metrics.jsonl.")
         return
-    for column, metric in zip(st.columns(2) * len(metrics), metrics, strict=False):
-        curves = {name: curves[metric] for name, curves in found.items() if metric in curves}
-        if curves:
-            with column:
-                st.altair_chart(_chart(metric, curves, log_x, log_y), width="stretch")
+    for start in range(0, len(metrics), 2):
+        for column, metric in zip(st.columns(2), metrics[start : start + 2], strict=False):
+            curves = {name: curves[metric] for name, curves in found.items() if metric in curves}
+            if curves:
+                column.altair_chart(_chart(metric, curves, log_x, log_y), width="stretch")
     st.html(_newest(found, metrics))
 
 
@@ -94,8 +94,8 @@ def _chart(metric: str, curves: dict[str, Curve], log_x: bool, log_y: bool) -> a
         alt.Chart(pd.DataFrame(rows, columns=["run", "step", "value"]), title=render.shown(metric), height=240)
         .mark_line(point={"size": 14} if len(rows) < 200 else False)
         .encode(
-            x=alt.X("step", type="quantitative", scale=scale[log_x], title="step", axis=alt.Axis(format="~s")),
-            y=alt.Y("value", type="quantitative", scale=scale[log_y], title=None, axis=alt.Axis(format="~r")),
+            x=alt.X("step", type="quantitative", scale=scale[log_x], title="step", axis=alt.Axis(format=",~r")),
+            y=alt.Y("value", type="quantitative", scale=scale[log_y], title=None, axis=alt.Axis(format=",~r")),
             color=alt.Color("run", type="nominal", **by_run),
             strokeDash=alt.StrokeDash("run", type="nominal", **by_run),
             tooltip=["run", "step", alt.Tooltip("value", type="quantitative", format=".4g")],
