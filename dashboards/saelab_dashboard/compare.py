@@ -12,6 +12,7 @@ from saelab.errors import SaelabError
 from saelab.evals.records import RunRecord
 from saelab.features import render
 from saelab.features.matching import Match, Matching, match
+from saelab.training.run_directory import RunDirectory
 from saelab_dashboard import charts, models, session, states
 from saelab_dashboard.latents import Names
 from saelab_dashboard.session import OpenRun
@@ -59,7 +60,8 @@ def show() -> None:
 
 def _other(left: OpenRun) -> OpenRun:
     """The run to compare with, from the address where it names one."""
-    names = [name for name in session.served() if name != left.name and session.open_run(name).directory.finished]
+    served = session.served().items()
+    names = [name for name, path in served if name != left.name and RunDirectory(path).finished]
     if not names:
         states.say(
             "info", "There is nothing to compare with", "Only one run here has an SAE. Serve a directory with more."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import streamlit as st
@@ -45,7 +46,13 @@ def _show(path: Path, found: FamilyTable) -> None:
     st.html(table(f"comparison {path.stem}", heads, body) + notes)
     picture = path.with_suffix(".png")
     if picture.is_file():
-        st.image(str(picture), caption="FVU and CE score of each member against its L0; the numbers are in the table.")
+        st.html(_image(picture, "FVU and CE score of each member against its L0; the numbers are in the table above"))
+
+
+def _image(path: Path, said: str) -> str:
+    """With a text for those who do not see it."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img class="sl-picture" alt="{render.text(said)}" src="data:image/png;base64,{data}">'
 
 
 def _member(group: Path, found: FamilyTable, name: str) -> str:

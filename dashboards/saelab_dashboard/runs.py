@@ -11,8 +11,8 @@ import streamlit as st
 
 from saelab.features import render
 from saelab.training.curves import Curve, Curves
+from saelab.training.run_directory import RunDirectory
 from saelab_dashboard import comparisons, links, session, states
-from saelab_dashboard.session import OpenRun
 from saelab_dashboard.tables import cell, head, table
 
 _MOST_RUNS, _MOST_METRICS = 8, 6
@@ -28,34 +28,31 @@ def show() -> None:
         "Runs shown", list(session.served()), [run.name], max_selections=_MOST_RUNS, key=f"runs beside {run.name}"
     )
     if names:
-        _curves([session.open_run(name) for name in names])
+        _curves(names)
     else:
         st.caption("Choose a run.")
     comparisons.show()
 
 
-# -- curves -------------------------------------------------------------------------------------------
-
-
-def _curves(runs: list[OpenRun]) -> None:
-    known = sorted({name for run in runs for name in _read(run)})
+def _curves(names: list[str]) -> None:
+    runs = _directories(names)
+    known = sorted({metric for name, run in runs.items() for metric in _read(name, run)})
     columns = st.columns([3, 1, 1], vertical_alignment="bottom")
     usual = [name for name in _USUAL if name in known] or known[:1]
     metrics = columns[0].multiselect("Metrics", known, usual, max_selections=_MOST_METRICS, key=f"metrics of {known}")
     log_x = columns[1].toggle("Logarithmic steps", key="runs log x")
     log_y = columns[2].toggle("Logarithmic values", key="runs log y")
-    live = any(map(_unfinished, runs))
-    every = _LIVE_SECONDS if live else None
-    st.fragment(_drawn, run_every=every)([run.name for run in runs], metrics, log_x, log_y, live)
+    every = _LIVE_SECONDS if any(map(_unfinished, runs.values())) else None
+    st.fragment(_drawn, run_every=every)(names, metrics, log_x, log_y, every is not None)
 
 
 def _drawn(names: list[str], metrics: list[str], log_x: bool, log_y: bool, live: bool) -> None:
     """The curves as they are now; drawn again and again while a run is training."""
-    runs = [session.open_run(name) for name in names if name in session.served()]
-    if live and not any(map(_unfinished, runs)):
+    runs = _directories(names)
+    if live and not any(map(_unfinished, runs.values())):
         st.rerun()
     _say_how_far(runs)
-    found = {run.name: _read(run) for run in runs}
+    found = {name: _read(name, run) for name, run in runs.items()}
     if not any(found.values()):
         states.box("info", "Nothing has been logged yet", "Curves appear here with the first line of metrics.jsonl.")
         return
@@ -67,17 +64,22 @@ def _drawn(names: list[str], metrics: list[str], log_x: bool, log_y: bool, live:
     st.html(_newest(found, metrics))
 
 
-def _say_how_far(runs: list[OpenRun]) -> None:
-    for run in runs:
-        if run.directory.failure:
-            states.box("error", f"{render.text(run.name)} failed", render.text(run.directory.failure))
+def _directories(names: list[str]) -> dict[str, RunDirectory]:
+    """Those that are still there. (Their indexes are not opened.)"""
+    return {name: RunDirectory(path) for name, path in session.served().items() if name in names}
+
+
+def _say_how_far(runs: dict[str, RunDirectory]) -> None:
+    for name, run in runs.items():
+        if why := run.failure:
+            states.box("error", f"{render.text(name)} failed", render.text(why))
         elif _unfinished(run):
-            standing = f"{render.text(run.name)}: {render.text(run.record.standing)}; this page follows it."
-            st.html(f'<p class="sl-dim" role="status">{standing}</p>')
+            said = f"{render.text(name)} is training, or was stopped; this page follows it."
+            st.html(f'<p class="sl-dim" role="status">{said}</p>')
 
 
-def _unfinished(run: OpenRun) -> bool:
-    return not run.directory.finished and run.directory.failure is None
+def _unfinished(run: RunDirectory) -> bool:
+    return not run.finished and run.failure is None
 
 
 def _chart(metric: str, curves: dict[str, Curve], log_x: bool, log_y: bool) -> alt.Chart:
@@ -126,14 +128,14 @@ def _value(curve: Curve | None) -> str:
     return "–" if curve is None or curve.newest is None else render.number(curve.newest[1])
 
 
-def _read(run: OpenRun) -> dict[str, Curve]:
+def _read(name: str, run: RunDirectory) -> dict[str, Curve]:
     """What a run has logged so far."""
-    curves, lock = _open_curves(str(run.directory.metrics))
+    curves, lock = _open_curves(str(run.metrics))
     with lock:
         try:
             curves.read_on()
         except OSError as error:
-            states.box("warning", f"{render.text(run.name)}: its metrics cannot be read", render.text(str(error)))
+            states.box("warning", f"{render.text(name)}: its metrics cannot be read", render.text(str(error)))
         return dict(curves.by_name)
 
 

@@ -295,7 +295,7 @@ def test_curves_of_several_runs(opened):
 
 def test_a_run_that_trains_is_followed(opened, runs):
     at = opened("runs", "going")
-    assert "going: training; this page follows it." in shown(at)
+    assert "going is training, or was stopped; this page follows it." in shown(at)
     with (runs / "going" / "metrics.jsonl").open("a") as file:
         file.write('tal": 0.3}\n')  # the line that was being written
     log(runs, "going", 400, **{"losses/total": 0.125})
@@ -327,6 +327,7 @@ def test_a_comparison_is_shown_with_links_to_its_members(opened, runs):
     assert 'aria-label="comparison mine"' in page
     assert 'href="./?run=mine%2Fseed-0%2Ftopk-8">topk-8' in page
     assert "&lt;script&gt;" in page
+    assert '<img class="sl-picture" alt="FVU and CE score' in page
     assert "Not measured yet: later, seed 0: missing." in page
     (runs / "mine" / "mine.json").write_text("{}")
     assert "not a comparison of schema 1" in shown(opened("runs", "mine/seed-0/topk-8"))
