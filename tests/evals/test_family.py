@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from saelab.errors import SettingError
-from saelab.evals.family import Comparison, FamilyTable, Spread, csv, document, markdown, terminal, write
+from saelab.errors import SaelabError, SettingError
+from saelab.evals.family import Comparison, FamilyTable, Spread, csv, document, markdown, read, terminal, write
 from saelab.evals.family.labels import Box, Label, along, around, arrange, crowd, free_window
 from saelab.evals.family.table import at_l0
 from saelab.evals.records import RunRecord, State
@@ -193,6 +193,19 @@ def test_json_holds_every_seed(measured):
     assert a["reference"]["name"] == "TopK"
     assert a["values"]["tokens_per_second"]["seeds"] == [50, 50]
     assert (b["unfinished"], b["finished"], b["reference"]["l0"]["mean"]) == ({"1": "missing"}, [0], 64)
+
+
+def test_what_was_written_is_read_again(measured, tmp_path):
+    write(measured, tmp_path, "mine")
+    assert document(read(tmp_path / "mine.json")) == document(measured)
+
+
+@pytest.mark.parametrize("change", [{"schema": 9}, {"members": [{}]}, {"seeds": ["x"]}, {"curve": ["nobody"]}])
+def test_a_damaged_comparison_says_so(measured, tmp_path, change):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(document(measured) | change))
+    with pytest.raises(SaelabError, match=r"mine\.json: (this comparison is damaged|not a comparison of schema 1)"):
+        read(path)
 
 
 def test_csv_has_a_line_for_each_member(measured):

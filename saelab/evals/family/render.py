@@ -62,7 +62,8 @@ COLUMNS: dict[str, Column] = {
 """By name, in the order of the tables."""
 
 
-def _cells(table: FamilyTable, columns: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def cells(table: FamilyTable, columns: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row of texts for each member."""
     chosen = [COLUMNS[name] for name in columns]
     heading = [column.heading.format(table.comparison.label) for column in chosen]
     return heading, [[column.cell(row) for column in chosen] for row in table.rows]
@@ -86,21 +87,21 @@ def terminal(table: FamilyTable, columns: Sequence[str] = tuple(COLUMNS)) -> Tab
     from rich.markup import escape
     from rich.table import Table
 
-    heading, rows = _cells(table, columns)
+    heading, rows = cells(table, columns)
     shown = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
     shown.caption = escape("\n".join(notes(table)))
     for column, title in enumerate(heading):
         shown.add_column(escape(title), justify="right" if column else "left", no_wrap=not column)
-    for cells in rows:
-        shown.add_row(*map(escape, cells))
+    for row in rows:
+        shown.add_row(*map(escape, row))
     return shown
 
 
 def markdown(table: FamilyTable, columns: Sequence[str] = tuple(COLUMNS)) -> str:
     """For a README."""
-    heading, rows = _cells(table, columns)
+    heading, rows = cells(table, columns)
     lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
-    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in lines), "", *notes(table), ""])
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *notes(table), ""])
 
 
 def document(table: FamilyTable) -> dict[str, Any]:
