@@ -116,6 +116,7 @@ def test_find_a_feature_by_token_label_it_and_find_it_by_the_label_after_a_resta
 def test_a_deep_link_opens_cold_and_the_address_follows(page: Page, server: Server):
     page.goto(f"{server.url}feature?run=tiny&latent=7")
     heading(page, "Latent 7")
+    expect(page).to_have_title("Latent 7 · saelab")
     page.get_by_role("link", name="next").click()
     heading(page, "Latent 8")
     expect(page).to_have_url(f"{server.url}feature?run=tiny&latent=8")
