@@ -27,9 +27,9 @@ page = st.navigation(links.pages())
 st.set_page_config(page_title=f"{page.title} · saelab")
 st.html(f"<style>{render.STYLE}{(_HERE / 'style.css').read_text(encoding='utf-8')}</style>")
 links.follow(page)
-sidebar.show()
 settle(len(sys.modules))
 try:
+    sidebar.show()
     page.run()
 except SaelabError as error:
     states.failed(error)
