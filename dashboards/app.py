@@ -21,8 +21,8 @@ def settle(n_modules: int) -> None:
     gc.freeze()
 
 
-st.set_page_config(page_title="saelab", page_icon=str(_HERE / "icon.svg"), layout="wide")
 page = st.navigation(links.pages())
+st.set_page_config(page_title=f"{page.title} · saelab", page_icon=str(_HERE / "icon.svg"), layout="wide")
 st.html(f"<style>{render.STYLE}{(_HERE / 'style.css').read_text(encoding='utf-8')}</style>")
 links.follow(page)
 sidebar.show()

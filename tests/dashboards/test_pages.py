@@ -22,49 +22,10 @@ from saelab.testing.bundles import HOSTILE
 from .conftest import DASHBOARDS, MakeRun
 
 PAGES = ("overview", "features", "feature")
-TAGS = set(
-    [
-        "a",
-        "bdi",
-        "br",
-        "code",
-        "dd",
-        "div",
-        "dl",
-        "dt",
-        "figcaption",
-        "figure",
-        "h1",
-        "h2",
-        "i",
-        "li",
-        "mark",
-        "nav",
-        "p",
-        "small",
-        "span",
-        "strong",
-    ]
-)
-TAGS |= set(["table", "tbody", "td", "th", "thead", "tr", "ul"])
-ATTRIBUTES = set(
-    [
-        "aria-hidden",
-        "aria-label",
-        "aria-sort",
-        "class",
-        "data-shows",
-        "data-stay",
-        "dir",
-        "href",
-        "id",
-        "rel",
-        "role",
-        "scope",
-        "style",
-    ]
-)
-ATTRIBUTES |= set(["tabindex", "title"])
+TAGS = {"a", "bdi", "br", "code", "dd", "div", "dl", "dt", "figcaption", "figure", "h1", "h2", "i", "li", "mark", "nav"}
+TAGS |= {"p", "small", "span", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul"}
+ATTRIBUTES = {"aria-hidden", "aria-label", "aria-sort", "class", "data-shows", "data-stay", "dir", "href", "id", "rel"}
+ATTRIBUTES |= {"role", "scope", "style", "tabindex", "title"}
 
 
 @pytest.fixture(autouse=True)
@@ -405,6 +366,7 @@ class Markup(HTMLParser):
         self.attributes |= {name for name, _ in attrs}
 
 
+@pytest.mark.slow
 def test_hostile_text_is_text_on_every_page(tmp_path: Path, make_run: MakeRun):
     bundle = Bundle(make_run(tmp_path / "tiny", hostile=True, signed=True) / "index")
     notes = Annotations.beside(tmp_path / "tiny")
