@@ -29,9 +29,17 @@ def trained(run: OpenRun) -> str:
 
 def no_sae(run: OpenRun) -> NoReturn:
     """There is nothing to run yet."""
-    why = run.directory.failure
+    why = failure(run.directory)
     said = f"Training failed: {render.text(why)}" if why else "It is still training, or was stopped."
     states.say("info", f"{render.text(run.name)} has no SAE yet", said)
+
+
+def failure(run: RunDirectory) -> str | None:
+    """Why training stopped for good; None where it did not."""
+    try:
+        return run.failure
+    except (SaelabError, KeyError, TypeError):
+        return "its failed.json cannot be read"
 
 
 def live(run: OpenRun) -> Live:

@@ -12,7 +12,7 @@ import streamlit as st
 from saelab.features import render
 from saelab.training.curves import Curve, Curves
 from saelab.training.run_directory import RunDirectory
-from saelab_dashboard import comparisons, links, session, states
+from saelab_dashboard import comparisons, links, models, session, states
 from saelab_dashboard.tables import cell, head, table
 
 _MOST_RUNS, _MOST_METRICS = 8, 6
@@ -71,7 +71,7 @@ def _directories(names: list[str]) -> dict[str, RunDirectory]:
 
 def _say_how_far(runs: dict[str, RunDirectory]) -> None:
     for name, run in runs.items():
-        if why := run.failure:
+        if why := models.failure(run):
             states.box("error", f"{render.text(name)} failed", render.text(why))
         elif _unfinished(run):
             said = f"{render.text(name)} is training, or was stopped; this page follows it."
@@ -79,7 +79,7 @@ def _say_how_far(runs: dict[str, RunDirectory]) -> None:
 
 
 def _unfinished(run: RunDirectory) -> bool:
-    return not run.finished and run.failure is None
+    return not run.finished and models.failure(run) is None
 
 
 def _chart(metric: str, curves: dict[str, Curve], log_x: bool, log_y: bool) -> alt.Chart:

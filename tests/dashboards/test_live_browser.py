@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
+def page(browser: Browser, server: Server, tmp_path: Path) -> Iterator[Page]:
     """The app as it opens; in the end nothing was wrong in its console, and nobody else was asked for anything."""
     wrong: list[str] = []
     page = browser.new_page(viewport={"width": 1400, "height": 900})
@@ -44,6 +44,7 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
     page.on("request", lambda asked: None if _local(asked.url, server) else wrong.append(asked.url))
     page.goto(f"{server.url}?run=one")
     yield page
+    page.screenshot(path=tmp_path / "end.png", full_page=True)
     page.close()
     assert wrong == []
 
@@ -120,3 +121,27 @@ def test_a_training_run_is_watched(page: Page, runs: Path):
     log(runs, "going", 501, **{"losses/total": 0.0625})
     expect(row).to_contain_text("501", timeout=SLOW_MS)
     expect(row).to_contain_text("0.0625")
+
+
+ADDRESSES = {
+    "prompt": ("prompt?run=one", "Run", "Token by token"),
+    "steer": ("steer?run=one&text=the+king&latent=5", "Run", "More likely when steered"),
+    "compare": ("compare?run=one&other=two", "Match latents", "Unmatched latents"),
+    "runs": ("runs?run=going", None, "Newest values"),
+}
+"""By page: where it is, what to press, and what is there in the end."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_links_lead_here_and_nothing_is_cut_off_on_a_narrow_screen(browser, server, tmp_path, scheme):
+    for width in (400, 1400):
+        page = browser.new_page(viewport={"width": width, "height": 2400}, color_scheme=scheme)
+        page.set_default_timeout(SLOW_MS)
+        for name, (address, button, last) in ADDRESSES.items():
+            page.goto(server.url + address)
+            if button:
+                page.get_by_role("button", name=button, exact=True).click()
+            expect(page.get_by_text(last).first).to_be_visible(timeout=SLOW_MS)
+            page.screenshot(path=tmp_path / f"{name}-{width}.png")
+            assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= width, name
+        page.close()

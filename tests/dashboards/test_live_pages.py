@@ -308,6 +308,9 @@ def test_a_run_that_trains_is_followed(opened, runs):
 
 def test_a_run_that_failed_or_has_logged_nothing_says_so(opened, runs):
     assert "its loss is no longer finite" in shown(opened("runs", "failed"))
+    (runs / "failed" / "failed.json").write_text("{}")
+    assert "its failed.json cannot be read" in shown(opened("runs", "failed"))
+    assert "its failed.json cannot be read" in shown(opened("prompt", "failed"))
     (runs / "going" / "metrics.jsonl").write_text('{"step": 1, "los')
     assert "Nothing has been logged yet" in shown(opened("runs", "going"))
     (runs / "going" / "metrics.jsonl").unlink()
