@@ -28,6 +28,7 @@ from saelab.evals import Subject, evaluate
 from saelab.features import Bundle, IndexSpec
 from saelab.features.build import Origin, build_index
 from saelab.features.codes import StoredCodes
+from saelab.features.vocabulary import vocabulary
 from saelab.files import sha256_json, write_json
 from saelab.lm import model as language_model
 from saelab.lm.corpus import DataSpec
@@ -273,6 +274,7 @@ class Run:
             W_dec=sae.W_dec,
             hook=self.config.target_hook or self.config.sae_hook,
             model=lambda: self.model,
+            texts=lambda: vocabulary(self.model.tokenizer),
             sae={"sha256": sha256, **asdict(identity)},
             content={"sae": sha256, "store": store.content_sha256, "model": self.model.identity},
         )

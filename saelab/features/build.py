@@ -23,7 +23,6 @@ from saelab.features.codes import Codes
 from saelab.features.spec import IndexSpec
 from saelab.features.spill import Spilled, part_file, spill
 from saelab.features.statistics import statistics
-from saelab.features.vocabulary import vocabulary
 from saelab.files import (
     atomic_file,
     only_process,
@@ -49,7 +48,8 @@ class Origin:
     Attributes:
         codes: of the tokens looked at; W_dec: `[latents, d_out]`.
         hook: where decoder rows are written.
-        model: loads the language model, for the logit lens and the tokens' texts; None: neither.
+        model: loads the language model, for the logit lens; None: there is none to be had.
+        texts: gives the text of every token id.
         sae, content: JSON-able: what the manifest says of the SAE; what determines the index beside `spec`.
     """
 
@@ -57,6 +57,7 @@ class Origin:
     W_dec: Tensor
     hook: str
     model: Callable[[], LanguageModel] | None
+    texts: Callable[[], list[str]]
     sae: dict[str, Any]
     content: dict[str, Any]
 
@@ -222,8 +223,7 @@ class _Builder:
             pq.write_table(table, temporary, compression="zstd")
 
     def _vocabulary(self) -> str:
-        texts = [] if self.origin.model is None else vocabulary(self.origin.model().tokenizer)
-        write_json(self.directory / bundle.VOCABULARY, texts)
+        write_json(self.directory / bundle.VOCABULARY, self.origin.texts())
         return bundle.VOCABULARY
 
     def _finish(

@@ -67,8 +67,8 @@ def searches(page: Page, words: list[str]) -> list[float]:
     """For tokens, as a person types them."""
     found = []
     for word in words:
-        page.get_by_label("Search").fill(word)
-        found.append(timed(page, lambda: page.get_by_label("Search").press("Enter")))
+        page.get_by_label("Search", exact=True).fill(word)
+        found.append(timed(page, lambda: page.get_by_label("Search", exact=True).press("Enter")))
     return found
 
 

@@ -78,7 +78,7 @@ def main() -> None:
     codes = SyntheticCodes(chosen.latents, chosen.tokens, chosen.l0)
     W_dec = torch.randn(chosen.latents, chosen.d_model, generator=torch.Generator().manual_seed(0))
     sae = {"sha256": "0" * 64, "kind": "synthetic", "settings": {"n_latents": chosen.latents}, "provenance": {}}
-    origin = Origin(codes, W_dec, "blocks.0.hook_resid_post", None, sae, vars(chosen) | {"directory": ""})
+    origin = Origin(codes, W_dec, "blocks.0.hook_resid_post", None, _words, sae, vars(chosen) | {"directory": ""})
     watch = _Watch()
     watch.start()
     started = time.perf_counter()
@@ -101,6 +101,10 @@ def main() -> None:
         f"({watch.first / 1e6:,.0f} MB before, {W_dec.numel() * 4 / 1e6:,.0f} of them the decoder), "
         f"{size / bundle.n_latents:,.0f} bytes a latent beyond the contexts"
     )
+
+
+def _words() -> list[str]:
+    return [f" word{i}" if i % 3 else f"Part{i}" for i in range(_WORDS)]
 
 
 class _Watch(threading.Thread):

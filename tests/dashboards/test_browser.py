@@ -92,8 +92,8 @@ def test_find_a_feature_by_token_label_it_and_find_it_by_the_label_after_a_resta
         page.goto(f"{server.url}?run=tiny")
         page.get_by_test_id("stSidebarNav").get_by_role("link", name="Features").click()
         heading(page, "Features")
-        page.get_by_label("Search").fill("Tree")
-        page.get_by_label("Search").press("Enter")
+        page.get_by_label("Search", exact=True).fill("Tree")
+        page.get_by_label("Search", exact=True).press("Enter")
         expect(page.get_by_text("1 token matched")).to_be_visible()
         row = page.locator("tbody tr").first
         latent = int(row.locator("a").inner_text())

@@ -16,6 +16,7 @@ from saelab.features.bundle import HISTOGRAM_BINS, POSITION_BINS, state
 from saelab.features.codes import StoredCodes
 from saelab.features.decoder import no_lens
 from saelab.features.examples import _hash
+from saelab.features.vocabulary import vocabulary
 from saelab.sae import build
 
 HOOK = "blocks.1.hook_resid_post"
@@ -38,6 +39,7 @@ def origin(store, sae, lm, spec=SPEC):
         sae.W_dec,
         HOOK,
         lambda: lm,
+        lambda: vocabulary(lm.tokenizer),
         {"sha256": sae.sha256(), **asdict(sae.identity)},
         {"sae": sae.sha256(), "store": store.content_sha256},
     )
