@@ -51,7 +51,7 @@ def _controls(run: OpenRun, bundle: Bundle, asked: Asked) -> None:
     shows = query.SHOWN | lists
     q, by, which, more = st.columns([3, 1.6, 1.4, 1.2], vertical_alignment="bottom")
     q.text_input("Search", **_bound("q", asked.q), placeholder="a token, or words of a label", max_chars=200)
-    by.selectbox("Search in", list(query.SEARCHES), format_func=query.SEARCHES.__getitem__, **_bound("by", asked.by))
+    by.selectbox("Where", list(query.SEARCHES), format_func=query.SEARCHES.__getitem__, **_bound("by", asked.by))
     chosen = asked.show if asked.show in shows else "all"
     which.selectbox("Latents", list(shows), format_func=shows.__getitem__, **_bound("show", chosen))
     with more.popover("Range", width="stretch"):

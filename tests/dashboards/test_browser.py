@@ -125,6 +125,7 @@ def test_a_deep_link_opens_cold_and_the_address_follows(page: Page, server: Serv
     page.get_by_label("Go to latent").fill("100")
     page.get_by_label("Go to latent").press("Enter")
     heading(page, "Latent 100")
+    expect(page.locator("[data-shows='100']")).to_have_count(2)  # its contexts, and what else is known
     near = page.locator("td a").first
     number = near.inner_text()
     near.click()
