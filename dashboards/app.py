@@ -21,13 +21,15 @@ def settle(n_modules: int) -> None:
     gc.freeze()
 
 
+# An icon of its own, set before there are pages: theirs would be fetched from elsewhere.
 st.set_page_config(page_title="saelab", page_icon=str(_HERE / "icon.svg"), layout="wide")
 page = st.navigation(links.pages())
+st.set_page_config(page_title=f"{page.title} · saelab")
 st.html(f"<style>{render.STYLE}{(_HERE / 'style.css').read_text(encoding='utf-8')}</style>")
 links.follow(page)
-sidebar.show()
 settle(len(sys.modules))
 try:
+    sidebar.show()
     page.run()
 except SaelabError as error:
     states.failed(error)

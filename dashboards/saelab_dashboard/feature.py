@@ -21,6 +21,7 @@ def show() -> None:
     """The page."""
     run, bundle = session.indexed()
     feature = bundle.feature(_latent(run, bundle))
+    st.set_page_config(page_title=f"Latent {feature.latent} · saelab")
     annotation = run.annotations.get(bundle.sae_sha256, feature.latent)
     _head(run, bundle, feature, annotation)
     left, right = st.columns([2.1, 1], gap="large")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,11 @@ from numpy.typing import NDArray
 
 from saelab.features import Bundle, render, search
 from saelab.features.annotations import Annotation
-from saelab_dashboard import links, session, states
-from saelab_dashboard.panels import token
+from saelab_dashboard import links, query, session, states
+from saelab_dashboard.query import Asked, Found
 from saelab_dashboard.session import OpenRun
 
 _ROWS = 50
-_SEARCHES = {"fires": "fires on a token", "promotes": "promotes a token", "label": "label or note"}
-_SHOW = {"all": "all", "alive": "alive", "dead": "dead", "labelled": "labelled", "bookmarked": "bookmarked"}
-_LIST = "list "
 _COLUMNS = {"latent": "Latent", "density": "Density", "max": "Max", "mean": "Mean", "min": "Min", "norm": "Norm"}
 _TOKENS = ("fire_tokens", "top_tokens")
 _DESCRIBED = {
@@ -31,69 +27,18 @@ _DESCRIBED = {
 }
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the address asks for.
-
-    Attributes:
-        by, q: a search and its text; show: which latents, or a list of the user's; stat, low, high: a range.
-        sort, down: the order; page: from 1.
-    """
-
-    by: str
-    q: str
-    show: str
-    stat: str
-    low: float | None
-    high: float | None
-    sort: str
-    down: bool
-    page: int
-
-    def params(self, **changed: Any) -> dict[str, Any]:
-        """For a link; what is as it would be anyway is left out."""
-        found = {**vars(self), "down": int(self.down)} | changed
-        plain = {**vars(_read({})), "down": 1}
-        return {key: value for key, value in found.items() if value != plain[key]}
-
-
-def _read(params: Any) -> Asked:
-    """Whatever the address says; what makes no sense is as if it were not there."""
-    by, stat, sort = params.get("by"), params.get("stat"), params.get("sort")
-    page = params.get("page", "1")
-    return Asked(
-        by=by if by in _SEARCHES else "fires",
-        q=params.get("q", ""),
-        show=params.get("show", "alive"),
-        stat=stat if stat in search.STATISTICS else "density",
-        low=_number(params.get("low")),
-        high=_number(params.get("high")),
-        sort=sort if sort in (*search.STATISTICS, "match") else "",
-        down=params.get("down", "1") != "0",
-        page=int(page) if page.isascii() and page.isdigit() and len(page) < 8 else 1,
-    )
-
-
-def _number(said: str | None) -> float | None:
-    try:
-        found = float(said) if said else None
-    except ValueError:
-        return None
-    return found if found is not None and np.isfinite(found) else None
-
-
 def show() -> None:
     """The page."""
     run, bundle = session.indexed()
     st.html("<h1>Features</h1>")
-    asked = _read(st.query_params)
+    asked = query.read(st.query_params)
     written = run.annotations.labelled(bundle.sae_sha256)
     _controls(run, bundle, asked)
-    found = _found(run, bundle, asked, written)
+    found = query.find(run, bundle, asked, written)
     if found.note:
         st.html(f'<p class="sl-dim" role="status">{found.note}</p>')
     if not len(found.latents):
-        everything = links.anchor("show all latents", "features", run.name, show="all")
+        everything = links.anchor("show all latents", "features", run.name)
         states.say("info", "No latent matches", f"Search for something else, or {everything}.")
     _table(run, bundle, asked, found, written)
 
@@ -102,12 +47,12 @@ def show() -> None:
 
 
 def _controls(run: OpenRun, bundle: Bundle, asked: Asked) -> None:
-    lists = {f"{_LIST}{name}": f"in list: {name}" for name in run.annotations.lists(bundle.sae_sha256)}
-    shows = _SHOW | lists
+    lists = {f"{query.LIST}{name}": f"in list: {name}" for name in run.annotations.lists(bundle.sae_sha256)}
+    shows = query.SHOWN | lists
     q, by, which, more = st.columns([3, 1.6, 1.4, 1.2], vertical_alignment="bottom")
     q.text_input("Search", **_bound("q", asked.q), placeholder="a token, or words of a label", max_chars=200)
-    by.selectbox("in what it", list(_SEARCHES), format_func=_SEARCHES.__getitem__, **_bound("by", asked.by))
-    chosen = asked.show if asked.show in shows else "alive"
+    by.selectbox("Search in", list(query.SEARCHES), format_func=query.SEARCHES.__getitem__, **_bound("by", asked.by))
+    chosen = asked.show if asked.show in shows else "all"
     which.selectbox("Latents", list(shows), format_func=shows.__getitem__, **_bound("show", chosen))
     with more.popover("Range", width="stretch"):
         names = [name for name in _COLUMNS if name != "min" or bundle.signed]
@@ -129,80 +74,8 @@ def _ask(name: str, key: str) -> None:
         st.query_params.pop(name, None)
     else:
         st.query_params[name] = str(value)
-    for stale in ("page", *(["sort"] if name in ("q", "by") else [])):
+    for stale in ("page", *(("sort", "down") if name in ("q", "by") else ())):
         st.query_params.pop(stale, None)
-
-
-# -- finding ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Found:
-    """Latents in the order shown; match: `[all latents]`, how well each matches; sort: what they are ordered by;
-    note: HTML on how the search was understood."""
-
-    latents: NDArray[np.int64]
-    match: NDArray[np.float64] | None
-    sort: str
-    note: str
-
-
-def _found(run: OpenRun, bundle: Bundle, asked: Asked, written: dict[int, Annotation]) -> Found:
-    keep, match, note = np.ones(bundle.n_latents, dtype=bool), None, ""
-    if asked.q.strip():
-        match, note = _matched(run, bundle, asked)
-        keep &= ~np.isnan(match)
-    keep &= _shown(bundle, asked.show, written)
-    values = search.STATISTICS[asked.stat](bundle)
-    if asked.low is not None:
-        keep &= values >= asked.low
-    if asked.high is not None:
-        keep &= values <= asked.high
-    sort = asked.sort if asked.sort and (asked.sort != "match" or match is not None) else ""
-    sort = sort or ("match" if match is not None else "density")
-    key = match if sort == "match" and match is not None else search.STATISTICS[sort](bundle)
-    return Found(search.ranked(keep, key, descending=asked.down), match, sort, note)
-
-
-def _shown(bundle: Bundle, show: str, written: dict[int, Annotation]) -> NDArray[np.bool_]:
-    if show in ("alive", "dead"):
-        return (bundle.columns["count"] > 0) == (show == "alive")
-    if show == "labelled":
-        return search.only(bundle, [latent for latent, said in written.items() if said.label])
-    if show == "bookmarked":
-        return search.only(bundle, [latent for latent, said in written.items() if said.bookmarked])
-    if show.startswith(_LIST):
-        name = show.removeprefix(_LIST)
-        return search.only(bundle, [latent for latent, said in written.items() if name in said.lists])
-    return np.ones(bundle.n_latents, dtype=bool)
-
-
-def _matched(run: OpenRun, bundle: Bundle, asked: Asked) -> tuple[NDArray[np.float64], str]:
-    """How well each latent matches (NaN: not at all), and how the text was understood."""
-    if asked.by == "label":
-        match = np.full(bundle.n_latents, np.nan)
-        listed = run.annotations.search(bundle.sae_sha256, asked.q)
-        for rank, latent in enumerate(latent for latent in listed if latent < bundle.n_latents):
-            match[latent] = -rank
-        return match, ""
-    tokens = _vocabulary(bundle).find(asked.q)
-    match = search.by_token(bundle, tokens.ids, "fires" if asked.by == "fires" else "promotes")
-    return match, _understood(asked.q, tokens)
-
-
-def _understood(q: str, tokens: search.Tokens) -> str:
-    if not len(tokens.ids):
-        return f"No token of the vocabulary contains {token(q)}. A word may be several tokens: try a part of it."
-    names = " ".join(token(text) for text in tokens.texts)
-    more = len(tokens.ids) - len(tokens.texts)
-    how = {"exact": "", "case": ", apart from upper and lower case", "part": ", as a part of them"}[tokens.how]
-    kinds = "token" if len(tokens.ids) == 1 else "tokens"
-    return f"{len(tokens.ids):,} {kinds} matched{how}: {names}{f' and {more:,} more' if more > 0 else ''}"
-
-
-@st.cache_resource(max_entries=3, show_spinner=False, hash_funcs={Bundle: lambda b: b.manifest["content_sha256"]})
-def _vocabulary(bundle: Bundle) -> search.Vocabulary:
-    return search.Vocabulary(bundle.vocabulary)
 
 
 # -- showing ------------------------------------------------------------------------------------------
@@ -213,13 +86,13 @@ def _table(run: OpenRun, bundle: Bundle, asked: Asked, found: Found, written: di
     page = min(max(asked.page, 1), pages)
     rows = found.latents[(page - 1) * _ROWS : page * _ROWS]
     matched = found.match is not None and asked.by != "label"
-    columns = ["match"] if matched else []
+    columns = [query.MATCH] if matched else []
     columns += [name for name in _COLUMNS if name != "latent" and (name != "min" or bundle.signed)]
     head = [_heading(run, asked, found, name) for name in ("latent", *columns)]
     head[1:1] = [f'<th scope="col">{name}</th>' for name in ("Label", "Fires on", "Promotes")]
-    values = {name: search.STATISTICS[name](bundle)[rows] for name in columns if name != "match"}
+    values = {name: search.STATISTICS[name](bundle)[rows] for name in columns if name != query.MATCH}
     if found.match is not None:
-        values["match"] = found.match[rows]
+        values[query.MATCH] = found.match[rows]
     body = "".join(
         _row(run, bundle, int(latent), {name: float(values[name][i]) for name in columns}, written.get(int(latent)))
         for i, latent in enumerate(rows)

@@ -7,7 +7,7 @@ click on it is taken to `follow`, which goes there without loading the app again
 from __future__ import annotations
 
 import html
-import importlib.util
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 from urllib.parse import urlencode
@@ -59,7 +59,7 @@ export default function ({ setTriggerValue }) {
 
 def pages() -> list[StreamlitPage]:
     """All pages, the first of them at the root."""
-    return [_page(name) for name in _TITLES if importlib.util.find_spec(f"saelab_dashboard.{name}")]
+    return [_page(name) for name in _TITLES]
 
 
 def _page(name: str) -> StreamlitPage:

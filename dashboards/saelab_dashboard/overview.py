@@ -155,7 +155,7 @@ def _chart(bundle: Bundle, run: OpenRun) -> tuple[Any, int]:
             tooltip=["latent:Q", "label:N", "fires on:N", alt.Tooltip("density:Q", format=".3%")],
         )
         .add_params(pick)
-        .properties(height=460)
+        .properties(height=460, usermeta={"embedOptions": {"renderer": "canvas"}})
     )
     return chart, len(placed)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from saelab.features import Bundle, Feature, render
+from saelab.features.annotations import Annotation
 from saelab_dashboard import charts, links
 from saelab_dashboard.session import OpenRun
+
+Pairs = Sequence[tuple[int, float]]
 
 
 def token(text: str) -> str:
@@ -18,6 +21,7 @@ def token(text: str) -> str:
 
 def cards(run: OpenRun, bundle: Bundle, feature: Feature) -> str:
     """Logit lens, tokens, histogram, positions, neighbours: tables and charts, one after the other."""
+    labels = run.annotations.labelled(bundle.sae_sha256)
     found = [_lens(bundle, feature)]
     if not feature.dead:
         fires = [(token(bundle.token(i)), f"{share:.1%}", share) for i, share in feature.fires_on]
@@ -26,9 +30,9 @@ def cards(run: OpenRun, bundle: Bundle, feature: Feature) -> str:
             _activations(feature),
             _positions(feature),
         ]
-    found.append(_latents(run, "Nearest latents", "cosine of decoder rows", feature.neighbours))
+    found.append(_latents(run, labels, "Nearest latents", "cosine of decoder rows", feature.neighbours))
     if not feature.dead:
-        found.append(_latents(run, "Active together", "tokens in common", feature.coactive))
+        found.append(_latents(run, labels, "Active together", "tokens in common", feature.coactive))
     if sum(feature.logit_histogram):
         found.append(_logits(feature))
     return f'<div data-shows="{feature.latent}">{"".join(found)}</div>'
@@ -47,9 +51,7 @@ def _lens(bundle: Bundle, feature: Feature) -> str:
     )
 
 
-def _latents(run: OpenRun, title: str, unit: str, pairs: Sequence[tuple[int, float]]) -> str:
-    labels = run.annotations.labelled(run.bundle.sae_sha256) if run.bundle else {}
-
+def _latents(run: OpenRun, labels: Mapping[int, Annotation], title: str, unit: str, pairs: Pairs) -> str:
     def name(latent: int) -> str:
         label = f" {render.text(labels[latent].label, 100)}" if latent in labels else ""
         return links.anchor(f"{latent}{label}", "feature", run.name, latent=latent)

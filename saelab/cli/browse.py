@@ -41,9 +41,7 @@ def command(roots: Sequence[Path], port: int | None, host: str, opens: bool) -> 
         raise SaelabError("the browser's libraries are not installed", fix="pip install 'saelab[browser]'")
     for root in roots:
         if not root.is_dir():
-            raise SaelabError(
-                "there are no runs here", where=str(root), fix="name runs, or a directory that holds runs"
-            )
+            raise SaelabError("this directory does not exist", where=str(root), fix="name runs, or what holds runs")
     settings = _SETTINGS | {"server.address": host, "server.headless": str(not opens).lower()}
     if port is not None:
         settings["server.port"] = str(port)
@@ -54,7 +52,4 @@ def command(roots: Sequence[Path], port: int | None, host: str, opens: bool) -> 
 def browse(roots: Sequence[Path], port: int | None, host: str, opens: bool) -> NoReturn:
     """Become the server: a Ctrl-C reaches it, and nothing is left behind."""
     line = command(roots, port, host, opens)
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, (str(Path(saelab.__file__).parent.parent), os.environ.get("PYTHONPATH")))
-    )
-    os.execv(sys.executable, line)
+    os.execv(line[0], line)

@@ -26,7 +26,11 @@ STATISTICS: dict[str, Callable[[Bundle], NDArray[np.float64]]] = {
 
 How = Literal["exact", "case", "part"]
 Role = Literal["fires", "promotes"]
-_COLUMNS = {"fires": ("fire_tokens", "fire_share"), "promotes": ("top_tokens", "top_logits")}
+TOKEN_COLUMNS: dict[Role, tuple[str, str]] = {
+    "fires": ("fire_tokens", "fire_share"),
+    "promotes": ("top_tokens", "top_logits"),
+}
+"""Columns of the tokens a latent has to do with, and how much."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Vocabulary:
 
 def by_token(bundle: Bundle, ids: NDArray[np.int64], role: Role) -> NDArray[np.float64]:
     """`[latents]`: the greatest share of activation on these tokens, or logit of them; NaN where none is listed."""
-    tokens, numbers = (bundle.columns[name] for name in _COLUMNS[role])
+    tokens, numbers = (bundle.columns[name] for name in TOKEN_COLUMNS[role])
     wanted = np.zeros(
         max(len(bundle.vocabulary), int(tokens.max(initial=0)) + 1, int(ids.max(initial=0)) + 1) + 1, bool
     )

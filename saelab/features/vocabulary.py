@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,11 +16,12 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """Of each id. A token that is a part of a character is given in the tokenizer's own spelling."""
+    """Of each id. Bytes that are a part of a character only are given as such, like \\xce."""
     pieces = tokenizer.convert_ids_to_tokens(list(ids))
     behind = _behind(tokenizer, [[i] for i in ids])
     return [
-        str(piece or "") if "\ufffd" in text or not text else text for text, piece in zip(behind, pieces, strict=True)
+        _bytes(str(piece or "")) if "\ufffd" in text or not text else text
+        for text, piece in zip(behind, pieces, strict=True)
     ]
 
 
@@ -34,3 +36,20 @@ def _behind(tokenizer: PreTrainedTokenizerBase, stretches: list[list[int]]) -> l
     before = str(tokenizer.decode(anchor, clean_up_tokenization_spaces=False))
     found = tokenizer.batch_decode([[*anchor, *ids] for ids in stretches], clean_up_tokenization_spaces=False)
     return [text[len(before) :] if text.startswith(before) else text for text in found]
+
+
+def _bytes(piece: str) -> str:
+    """A byte-level tokenizer's spelling with its bytes made plain; any other piece as it is."""
+    spelled = _spelling()
+    if not all(character in spelled for character in piece):
+        return piece
+    return bytes(spelled[character] for character in piece).decode("utf-8", "backslashreplace")
+
+
+@cache
+def _spelling() -> dict[str, int]:
+    """The byte behind each character of byte-level vocabularies (GPT-2's): printable ones stand for themselves, the
+    others for those from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = (byte for byte in range(0x100) if byte not in printable)
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}

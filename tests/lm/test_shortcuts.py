@@ -1,5 +1,7 @@
 """Shortcuts: transformers' own bits, and every hook still reads and edits what it always did."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -58,7 +60,8 @@ def test_a_model_that_computes_something_else_keeps_the_long_way(directory):
     lm = load(ModelSpec(str(directory), dtype="float32", device="cpu"))
     for shortcut in shortcuts(lm):
         shortcut.remove()
-    lm.bridge.original_model.set_attn_implementation("eager")
+    model: Any = lm.bridge.original_model
+    model.set_attn_implementation("eager")
     for part in lm.bridge.modules():
         if isinstance(part, AttentionBridge):
             long_way = part.forward
@@ -66,4 +69,4 @@ def test_a_model_that_computes_something_else_keeps_the_long_way(directory):
                 3 * value if i == 0 else value for i, value in enumerate(_long(*args, **kwargs))
             )
     assert not shorten(lm.bridge)
-    assert lm.bridge.original_model.config._attn_implementation == "eager"
+    assert model.config._attn_implementation == "eager"
