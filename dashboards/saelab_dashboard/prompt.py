@@ -10,13 +10,11 @@ import streamlit as st
 from saelab.errors import SaelabError
 from saelab.features import Bundle, render
 from saelab.features.prompt import Trace, trace
-from saelab_dashboard import charts, links, models, panels, session, states
+from saelab_dashboard import charts, links, models, panels, session, states, typed
 from saelab_dashboard.latents import Names
 from saelab_dashboard.tables import cell, head, table
 
 _KEY = "prompt of"
-_LINKED = 1000
-"""Characters that an address bears."""
 _DENSITIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _EXAMPLE = "The Eiffel Tower is in Paris, the capital of France."
 
@@ -37,13 +35,11 @@ def show() -> None:
     run = session.chosen()
     key = f"{_KEY} {models.trained(run)}"
     st.html("<h1>Try a prompt</h1>")
-    st.session_state.setdefault("prompt text", st.query_params.get("text", _EXAMPLE))
     with st.form("prompt", border=False):
-        text = st.text_area("Text", height=110, key="prompt text")
+        text = typed.box("prompt", "Text", _EXAMPLE, 110)
         asked = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:")
     if asked:
-        if len(text) <= _LINKED:
-            st.query_params["text"] = text  # the address can be passed on
+        typed.ran("prompt", text)
         try:
             with st.spinner("Running the model over the prompt"):
                 st.session_state[key] = trace(models.live(run), text)

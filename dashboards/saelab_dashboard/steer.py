@@ -10,7 +10,7 @@ import streamlit as st
 from saelab.errors import SaelabError
 from saelab.features import render
 from saelab.features.steer import Continuation, Intervention, Mode, Sampling, Shift, Steering, steps
-from saelab_dashboard import models, panels, session, states
+from saelab_dashboard import models, panels, session, states, typed
 from saelab_dashboard.latents import Names
 from saelab_dashboard.tables import cell, head, meter, table
 
@@ -38,13 +38,13 @@ def show() -> None:
     run = session.chosen()
     key = f"{_KEY} {models.trained(run)}"
     st.html("<h1>Steer</h1>")
-    st.session_state.setdefault("steer prompt", st.query_params.get("text", _EXAMPLE))
-    prompt = st.text_area("Prompt", height=80, key="steer prompt")
+    prompt = typed.box("steer", "Prompt", _EXAMPLE, 80)
     interventions = _interventions(run)
     sampling = _sampling()
     asked = st.button("Run", type="primary", icon=":material/play_arrow:", disabled=not interventions)
     if asked:
         st.session_state.pop(key, None)
+        typed.ran("steer", prompt)
         try:
             _run(run, key, prompt, interventions, sampling)
         except SaelabError as error:

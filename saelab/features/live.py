@@ -16,7 +16,7 @@ from saelab.sae import SAE
 if TYPE_CHECKING:
     import torch
 
-MAX_TOKENS = 1024
+MAX_TOKENS = 512
 """Of a prompt with its continuation: what an answer within seconds allows on a CPU."""
 _MAX_CHARACTERS = 20_000
 """More than so many tokens hold; not worth tokenising."""
