@@ -145,5 +145,5 @@ def _pager(run: OpenRun, asked: Asked, page: int, pages: int, total: int | None)
     ways = [to("← previous", page - 1)] if page > 1 else []
     ways += [f"page {page:,} of {pages:,}"] if pages > 1 else []
     ways += [to("next →", page + 1)] if page < pages else []
-    count = "" if total is None else f"<strong>{total:,} latents</strong>"
+    count = "" if total is None else f"<strong>{total:,} {'latent' if total == 1 else 'latents'}</strong>"
     return f'<nav class="sl-head" aria-label="pages">{count}{"".join(f"<span>{way}</span>" for way in ways)}</nav>'

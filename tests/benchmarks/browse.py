@@ -78,8 +78,8 @@ def main() -> None:
     parser.add_argument("--clicks", type=int, default=60)
     arguments = parser.parse_args()
     run, clicks = arguments.run.resolve(), arguments.clicks
-    vocabulary = [text.strip() for text in Bundle(run / "index").vocabulary]
-    words = random.Random(0).sample([text for text in vocabulary if len(text) > 2 and text.isalnum()], clicks // 2)
+    words = [text for text in map(str.strip, Bundle(run / "index").vocabulary) if len(text) > 2 and text.isalnum()]
+    words = random.Random(0).sample(words, min(clicks // 2, len(words)))
     with (
         tempfile.TemporaryDirectory() as scratch,
         serving(run, log=Path(scratch) / "log") as server,
@@ -93,12 +93,15 @@ def main() -> None:
         ):
             page.goto(f"{server.url}{path}?run={run.name}")
             page.wait_for_selector("[data-shows]")
-            _say(name, act()[1:])
+            _say(name, act()[1:])  # the first opens files
         memory = psutil.Process(server.pid).memory_info().rss
         print(f"{'resident memory':<16} {memory / 1e6:8.0f} MB")  # noqa: T201
 
 
 def _say(name: str, milliseconds: list[float]) -> None:
+    if not milliseconds:
+        print(f"{name:<16} nothing to measure")  # noqa: T201
+        return
     middle, high = np.percentile(milliseconds, [50, 95])
     print(f"{name:<16} p50 {middle:6.0f} ms   p95 {high:6.0f} ms   of {len(milliseconds)}", flush=True)  # noqa: T201
 

@@ -21,6 +21,7 @@ from .driver import Server, chromium, serving
 
 pytestmark = pytest.mark.slow
 _WAIT_MS = 20_000
+expect.set_options(timeout=_WAIT_MS)
 _PROBE = re.compile(r"/features?/_stcore/(health|host-config)$")
 """Opened at a page's own address, Streamlit asks there for its server first, and is told 404."""
 
@@ -76,7 +77,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def heading(page: Page, text: str | re.Pattern[str]) -> None:
-    expect(page.get_by_role("heading", level=1)).to_have_text(text, timeout=_WAIT_MS)
+    expect(page.get_by_role("heading", level=1)).to_have_text(text)
 
 
 def params(page: Page) -> str:
