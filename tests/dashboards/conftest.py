@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,3 +36,9 @@ def make_run() -> MakeRun:
         return path
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def own_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streamlit's AppTest puts the page in place of `__main__`, and would leave it there: new processes import that."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
