@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from saelab.features import Bundle, render, search
 from saelab.features.annotations import Annotation
-from saelab_dashboard import links, query, session, states
+from saelab_dashboard import links, panels, query, session, states
 from saelab_dashboard.query import Asked, Found
 from saelab_dashboard.session import OpenRun
 
@@ -135,7 +135,7 @@ def _shown_as(name: str, value: float) -> str:
 
 
 def _tokens(bundle: Bundle, ids: NDArray[np.integer[Any]]) -> str:
-    return " ".join(f'<bdi class="sl-token">{render.text(bundle.token(int(i)), 30)}</bdi>' for i in ids[:4] if i >= 0)
+    return " ".join(panels.token(bundle.token(int(i)), 30) for i in ids[:4] if i >= 0)
 
 
 def _pager(run: OpenRun, asked: Asked, page: int, pages: int, total: int | None) -> str:

@@ -14,9 +14,9 @@ from saelab_dashboard.session import OpenRun
 Pairs = Sequence[tuple[int, float]]
 
 
-def token(text: str) -> str:
+def token(text: str, limit: int = 200) -> str:
     """A token's text in a frame, so that spaces at its ends are seen."""
-    return f'<bdi class="sl-token">{render.text(text, 200)}</bdi>'
+    return f'<bdi class="sl-token">{render.text(text, limit)}</bdi>'
 
 
 def cards(run: OpenRun, bundle: Bundle, feature: Feature) -> str:

@@ -88,8 +88,7 @@ def _chosen(bundle: Bundle | None, found: Trace) -> tuple[Trace, np.ndarray | No
         help="A latent counts by its activation here over the largest it has in the index.",
         key="prompt relative",
     )
-    largest = np.maximum(bundle.columns["max"], -bundle.columns["min"])
-    return found.only(bundle.density <= most), largest if relative else None, rows
+    return found.only(bundle.density <= most), bundle.largest if relative else None, rows
 
 
 def _along(shown: Shown) -> None:

@@ -122,10 +122,7 @@ def _intervention(run: session.OpenRun, names: Names, latent: int) -> Interventi
 
 def _largest(run: session.OpenRun, latent: int) -> float:
     """Its largest magnitude in the index; 0 where that is not known, or it never fires."""
-    if run.bundle is None:
-        return 0.0
-    columns = run.bundle.columns
-    return float(max(columns["max"][latent], -columns["min"][latent]))
+    return 0.0 if run.bundle is None else float(run.bundle.largest[latent])
 
 
 def _sampling() -> Sampling:

@@ -20,7 +20,7 @@ from saelab.errors import SaelabError
 from saelab.features import bundle, decoder, examples
 from saelab.features.coactivity import coactive
 from saelab.features.codes import Codes
-from saelab.features.spec import IndexSpec
+from saelab.features.spec import IndexSpec, Map
 from saelab.features.spill import Spilled, part_file, spill
 from saelab.features.statistics import statistics
 from saelab.files import (
@@ -68,7 +68,7 @@ def build_index(origin: Origin, spec: IndexSpec, directory: Path, report: Report
     An index of something else (the SAE was trained again, another spec) is replaced.
 
     Raises:
-        SaelabError: another process is at it; no space; the store is damaged.
+        SaelabError: another process is at it; the directory holds something else; no space; the store is damaged.
     """
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -84,11 +84,13 @@ class _Builder:
         self.work = directory / "work"
         self.content = {"schema": bundle.SCHEMA, "spec": asdict(spec), "hook": origin.hook} | origin.content
         self.content_sha256 = sha256_json(self.content)
+        self.kind_of_map: Map = decoder.kind_of_map(spec, self.codes.n_latents)
         self._report = report
 
     def build(self, *, again: bool) -> None:
         sweep_temporaries(self.directory)
         if bundle.state(self.directory) == "complete" and not again and self._same(bundle.MANIFEST):
+            self._tidy()
             return
         self._take_over(again=again)
         contexts, tokens = self._contexts()
@@ -107,6 +109,8 @@ class _Builder:
 
     def _take_over(self, *, again: bool) -> None:
         """Drop what belongs to another index, and say that this one is on its way."""
+        if bundle.state(self.directory) == "absent" and any(p.name != ".lock" for p in self.directory.iterdir()):
+            raise SaelabError("this directory holds files that are not an index's", where=str(self.directory))
         progress = self.directory / bundle.PROGRESS
         if again or not progress.exists() or not self._same(bundle.PROGRESS):
             for path in self.directory.iterdir():
@@ -208,8 +212,7 @@ class _Builder:
 
     def _map(self, near: dict[str, Tensor]) -> dict[str, Tensor]:
         self._say("map", 0, 1)
-        kind = decoder.kind_of_map(self.spec, self.codes.n_latents)
-        flat = decoder.flat_map(self.W_dec, kind, (near["neighbours"], near["cosine"]), self.spec.seed)
+        flat = decoder.flat_map(self.W_dec, self.kind_of_map, (near["neighbours"], near["cosine"]), self.spec.seed)
         return {"map_x": flat[:, 0].contiguous(), "map_y": flat[:, 1].contiguous()}
 
     def _write_table(self, columns: dict[str, Tensor], shards: list[dict[str, Any]]) -> None:
@@ -255,16 +258,20 @@ class _Builder:
                 "numbers": numbers,
                 "signed": signed,
                 "lens": self._no_lens,
-                "map": decoder.kind_of_map(self.spec, self.codes.n_latents),
+                "map": self.kind_of_map,
                 "contexts": [entry | _fingerprint(self.directory / entry["file"]) for entry in contexts],
                 "examples": [entry | _fingerprint(self.directory / entry["file"]) for entry in shards],
                 "files": [{"file": file} | _fingerprint(self.directory / file) for file in files],
                 "complete": True,
             },
         )
-        (self.directory / bundle.PROGRESS).unlink()
-        shutil.rmtree(self.work)
+        self._tidy()
         self._report("done", 1, 1)
+
+    def _tidy(self) -> None:
+        """Drop what a complete index does not need."""
+        (self.directory / bundle.PROGRESS).unlink(missing_ok=True)
+        shutil.rmtree(self.work, ignore_errors=True)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -213,6 +213,11 @@ class Bundle:
         """`[latents]`: the share of tokens on which each latent is active."""
         return self.columns["count"] / max(self.n_tokens, 1)
 
+    @cached_property
+    def largest(self) -> NDArray[np.float32]:
+        """`[latents]`: each one's largest absolute activation, 0 where it never fires."""
+        return np.maximum(self.columns["max"], -self.columns["min"])
+
     def feature(self, latent: int) -> Feature:
         """Raises SaelabError where there is no such latent."""
         self._check(latent)
@@ -249,7 +254,7 @@ class Bundle:
         self._check(latent)
         entry = next(e for e in self._example_files if e["first"] <= latent < e["first"] + e["latents"])
         shard = self._arrays(entry["file"])
-        scale = float(max(self.columns["max"][latent], -self.columns["min"][latent]))
+        scale = float(self.largest[latent])
         row = latent - entry["first"]
         found = []
         for e in range(int(shard["example_offsets"][row]), int(shard["example_offsets"][row + 1])):

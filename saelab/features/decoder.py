@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saelab.errors import SaelabError
 from saelab.features.bundle import LOGIT_BINS
 from saelab.features.spec import IndexSpec, Map
 from saelab.lm.model import LanguageModel
@@ -89,10 +90,19 @@ def _padded(values: Tensor, width: int) -> Tensor:
 
 
 def kind_of_map(spec: IndexSpec, n_latents: int) -> Map:
-    """What `auto` comes to."""
-    if spec.map != "auto":
-        return spec.map
-    return "umap" if n_latents in _UMAP_LATENTS and find_spec("umap") is not None else "pca"
+    """What `auto` comes to.
+
+    Raises:
+        SaelabError: UMAP is asked for and not installed, or there are too few latents for it.
+    """
+    installed = find_spec("umap") is not None
+    if spec.map == "auto":
+        return "umap" if n_latents in _UMAP_LATENTS and installed else "pca"
+    if spec.map == "umap" and not installed:
+        raise SaelabError("UMAP is not installed", where="index.map", fix="pip install 'saelab[browser]', or map: pca")
+    if spec.map == "umap" and n_latents <= UMAP_NEIGHBOURS:
+        raise SaelabError(f"{n_latents} latents are too few for UMAP", where="index.map", fix="map: pca")
+    return spec.map
 
 
 def flat_map(W_dec: Tensor, kind: Map, neighbours: tuple[Tensor, Tensor], seed: int) -> Tensor:

@@ -128,7 +128,7 @@ def arrays(entries: Entries, chosen: Chosen, context_length: int) -> dict[str, N
         "position": (entries.key[chosen.entry] % context_length).astype(np.int32),
         "bin": chosen.bin.astype(np.int8),
         "entry_offsets": offsets.astype(np.int32),
-        "entry_position": (entries.key[entry] % context_length).astype(np.int16),
+        "entry_position": (entries.key[entry] % context_length).astype(np.min_scalar_type(-context_length)),
         "entry_value": share.astype(np.float16),
     }
 

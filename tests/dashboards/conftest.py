@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
 from saelab.testing.bundles import tiny_bundle
+
+from .driver import Server, chromium, serving
 
 DASHBOARDS = Path(__file__).parent.parent.parent / "dashboards"
 
@@ -36,6 +39,19 @@ def make_run() -> MakeRun:
         return path
 
     return make
+
+
+@pytest.fixture(scope="module")
+def server(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The app, serving a module's `runs`."""
+    with serving(runs, log=tmp_path_factory.mktemp("server") / "log.txt") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

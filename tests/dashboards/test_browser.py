@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 from saelab.features import Bundle
 
 from .conftest import MakeRun
-from .driver import Server, chromium, serving
+from .driver import Server, serving
 
 pytestmark = pytest.mark.slow
 _WAIT_MS = 20_000
@@ -33,18 +33,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun) -> Path:
     make_run(root / "signed", signed=True, hostile=True)
     make_run(root / "unindexed", index=False)
     return root
-
-
-@pytest.fixture(scope="module")
-def server(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(runs, log=tmp_path_factory.mktemp("server") / "log.txt") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 class Watched:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from .driver import Server, chromium, serving
+from .driver import Server
 from .live_runs import log, make_runs
 
 pytestmark = pytest.mark.slow
@@ -19,18 +19,6 @@ SLOW_MS = 60_000
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_model_dir, tiny_text_file) -> Path:
     return make_runs(tmp_path_factory.mktemp("live"), tiny_model_dir, tiny_text_file)
-
-
-@pytest.fixture(scope="module")
-def server(runs: Path, tmp_path_factory) -> Iterator[Server]:
-    with serving(runs, log=tmp_path_factory.mktemp("server") / "log.txt") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture

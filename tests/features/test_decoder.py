@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from saelab.errors import SaelabError
 from saelab.features.decoder import flat_map, kind_of_map, nearest
 from saelab.features.spec import IndexSpec
 
@@ -44,6 +45,15 @@ def test_auto_takes_umap_where_it_fits(n, kind):
 def test_without_umap_auto_takes_pca(monkeypatch):
     monkeypatch.setattr("saelab.features.decoder.find_spec", lambda name: None)
     assert kind_of_map(IndexSpec(), 1000) == "pca"
+
+
+def test_a_umap_that_cannot_be_is_refused_before_work_begins(monkeypatch):
+    with pytest.raises(SaelabError, match="15 latents are too few for UMAP"):
+        kind_of_map(IndexSpec(map="umap"), 15)
+    monkeypatch.setattr("saelab.features.decoder.find_spec", lambda name: None)
+    with pytest.raises(SaelabError, match="UMAP is not installed") as caught:
+        kind_of_map(IndexSpec(map="umap"), 1000)
+    assert "saelab[browser]" in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["pca", pytest.param("umap", marks=pytest.mark.slow)])

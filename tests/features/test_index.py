@@ -15,7 +15,8 @@ from saelab.features.build import Origin, build_index
 from saelab.features.bundle import HISTOGRAM_BINS, POSITION_BINS, state
 from saelab.features.codes import StoredCodes
 from saelab.features.decoder import no_lens
-from saelab.features.examples import _hash
+from saelab.features.examples import _hash, arrays, choose
+from saelab.features.spill import Entries
 from saelab.features.vocabulary import vocabulary
 from saelab.sae import build
 
@@ -82,8 +83,7 @@ def test_counts_and_statistics_are_brute_forces(bundle, store, sae):
             assert feature.fires_on == []
             continue
         assert feature.density == len(at) / store.n_tokens("train")
-        assert feature.max == max(0, *values) if len(values) > 1 else max(0, values[0])
-        assert feature.min == min(0, min(values))
+        assert (feature.min, feature.max) == (min(0, *values), max(0, *values))
         assert feature.mean == pytest.approx(sum(values) / len(values), rel=1e-5)
         bins = np.clip(((np.array(values) - feature.min) / (feature.max - feature.min) * HISTOGRAM_BINS), 0, 31.5)
         assert feature.histogram == np.bincount(bins.astype(int), minlength=HISTOGRAM_BINS).tolist()
@@ -265,3 +265,17 @@ def test_fewer_tokens_take_whole_windows(store, sae, lm):
     assert 0 < codes.n_tokens <= store.n_tokens("train")
     highest = max(int(codes.part(i).context.max()) for i in range(len(codes.parts())))
     assert highest < sum(len(part.length) for part in codes.contexts())
+
+
+def test_files_that_are_not_an_indexs_are_left_alone(store, sae, lm, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    with pytest.raises(SaelabError, match="this directory holds files that are not an index's"):
+        build_index(origin(store, sae, lm), SPEC, tmp_path / "mine", quiet)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "all of it"
+
+
+def test_positions_in_long_contexts_are_held_whole():
+    entries = Entries(0, np.array([0, 2]), np.zeros(2, int), np.array([5, 99_999]), np.ones(2, np.float32))
+    found = arrays(entries, choose(entries, 100_000, SPEC), 100_000)
+    assert found["entry_position"][:2].tolist() == [5, 99_999]

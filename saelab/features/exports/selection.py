@@ -81,6 +81,5 @@ def on_list(bundle: Bundle, annotations: Annotations, name: str) -> list[int]:
 
 def strongest(bundle: Bundle, count: int) -> list[int]:
     """The latents with the largest absolute activation; ties to the lower number, dead ones left out."""
-    strength = np.maximum(bundle.columns["max"], -bundle.columns["min"])
-    order = np.argsort(-strength, kind="stable")[:count]
+    order = np.argsort(-bundle.largest, kind="stable")[:count]
     return [int(latent) for latent in order if bundle.columns["count"][latent] > 0]
