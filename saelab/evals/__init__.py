@@ -1,6 +1,6 @@
 """Evaluators: one module each, a registry, a runner that writes `eval.json`."""
 
-from saelab.evals.base import EVALUATORS, Evaluator, Result, Subject
+from saelab.evals.base import EVALUATORS, Chart, Evaluator, Result, Subject, Table
 from saelab.evals.runner import evaluate
 
-__all__ = ["EVALUATORS", "Evaluator", "Result", "Subject", "evaluate"]
+__all__ = ["EVALUATORS", "Chart", "Evaluator", "Result", "Subject", "Table", "evaluate"]
