@@ -70,7 +70,12 @@ class Task(Protocol):
         ...
 
     def corrupted(self, choices: Choices, seed: int) -> Choices:
-        """The same prompts without what decides the answer: equal in length, template and fillers."""
+        """The same prompts without what decides the answer: equal in length, template and fillers. Right and wrong stay
+        those of `choices`; columns of their own say what is shown instead."""
+        ...
+
+    def changed(self, choices: Choices, attribute: str, seed: int) -> Choices:
+        """The same prompts with another value of one attribute each, all else equal."""
         ...
 
 
@@ -80,3 +85,7 @@ TASKS: Registry[Callable[[Tokenizer], Task]] = Registry("task")
 Raises, on being called:
     SaelabError: too little of the task's words are single tokens of it; says how many of how many.
 """
+for _name, _class in {
+    "ioi": "ioi:IndirectObject",
+}.items():
+    TASKS.add(_name, f"saelab.tasks.{_class}")

@@ -1,0 +1,40 @@
+"""Names, places, objects and sentences of the indirect-object task."""
+
+from __future__ import annotations
+
+NAMES = (
+    "Mary", "John", "Anna", "Peter", "Sarah", "David", "Laura", "Mark", "Emma", "Paul",
+    "Alice", "Tom", "Lucy", "James", "Kate", "Robert", "Julia", "Michael", "Susan", "Daniel",
+    "Jane", "Simon", "Helen", "Adam", "Maria", "George", "Linda", "Henry", "Rachel", "Kevin",
+    "Lisa", "Brian", "Karen", "Scott", "Diana", "Eric", "Amy", "Alex", "Nancy", "Steven",
+    "Clara", "Martin", "Ruth", "Jack", "Emily", "Andrew", "Sophie", "Ryan", "Laurel", "Jason",
+    "Rebecca", "Patrick", "Martha", "Charles", "Jessica", "William", "Carol", "Thomas", "Elizabeth", "Richard",
+    "Barbara", "Joseph", "Margaret", "Edward", "Michelle", "Frank", "Jennifer", "Gary", "Amanda", "Matthew",
+    "Nicole", "Anthony", "Stephanie", "Jonathan", "Christine", "Justin", "Victoria", "Samuel", "Olivia", "Benjamin",
+)  # fmt: skip
+
+PLACES = (
+    "store", "garden", "office", "station", "school", "museum", "library", "restaurant", "park", "hospital",
+    "market", "church", "house", "theater", "beach", "hotel", "farm", "airport", "river", "bank",
+    "bridge", "castle", "lake", "village", "university", "factory", "kitchen", "forest", "court", "harbor",
+)  # fmt: skip
+
+OBJECTS = (
+    "book", "ring", "letter", "ball", "key", "flower", "picture", "bottle", "box", "apple",
+    "card", "drink", "coat", "bag", "lamp", "camera", "watch", "cup", "map", "phone",
+    "basket", "computer", "knife", "bell", "ticket", "guitar", "hat", "paper", "chair", "radio",
+)  # fmt: skip
+
+TRAIN = (
+    "When {first} and {second} went to the {place}, {giver} gave the {object} to",
+    "After {first} and {second} had met at the {place}, {giver} decided to give the {object} to",
+    "While {first} and {second} were waiting at the {place}, {giver} handed the {object} to",
+    "Then, {first} and {second} had lunch at the {place}, and {giver} gave the {object} to",
+    "Yesterday {first} and {second} spent the whole day at the {place}, where {giver} offered the {object} to",
+)
+
+TEST = (
+    "Once {first} and {second} had arrived at the {place}, {giver} passed the {object} to",
+    "Last week {first} and {second} walked to the {place} together, and {giver} gave the {object} to",
+    "As soon as {first} and {second} got to the {place}, {giver} wanted to give the {object} to",
+)
