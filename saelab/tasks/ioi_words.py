@@ -27,14 +27,14 @@ OBJECTS = (
 
 TRAIN = (
     "When {first} and {second} went to the {place}, {giver} gave the {object} to",
-    "After {first} and {second} had met at the {place}, {giver} decided to give the {object} to",
+    "Yesterday {first} and {second} were at the {place}, and {giver} gave the {object} to",
     "While {first} and {second} were waiting at the {place}, {giver} handed the {object} to",
     "Then, {first} and {second} had lunch at the {place}, and {giver} gave the {object} to",
-    "Yesterday {first} and {second} spent the whole day at the {place}, where {giver} offered the {object} to",
+    "The friends {first} and {second} talked at the {place}, and then {giver} gave the {object} to",
 )
 
 TEST = (
-    "Once {first} and {second} had arrived at the {place}, {giver} passed the {object} to",
     "Last week {first} and {second} walked to the {place} together, and {giver} gave the {object} to",
-    "As soon as {first} and {second} got to the {place}, {giver} wanted to give the {object} to",
+    "As soon as {first} and {second} got to the {place}, {giver} gave the {object} to",
+    "At the {place}, {first} and {second} sat down, and {giver} handed the {object} to",
 )
