@@ -28,7 +28,7 @@ from saelab.evals import Subject, evaluate
 from saelab.features import Bundle, IndexSpec
 from saelab.features.build import Origin, build_index
 from saelab.features.codes import StoredCodes
-from saelab.features.vocabulary import vocabulary
+from saelab.lm.vocabulary import vocabulary
 from saelab.files import sha256_json, write_json
 from saelab.lm import model as language_model
 from saelab.lm.corpus import DataSpec

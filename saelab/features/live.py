@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from saelab.errors import SaelabError
-from saelab.features import vocabulary
+from saelab.lm import vocabulary
 from saelab.lm.mask import Mask
 from saelab.lm.model import Hook, LanguageModel
 from saelab.lm.windows import WindowSpec, bos_token

@@ -58,3 +58,14 @@ balanced as far as that goes) and a seed.
 Raises, on being called:
     SaelabError: the tokenizer or the text does not give enough; says how much it gives.
 """
+for _name, _function in {
+    "gender": "poles:gender",
+    "number": "poles:number",
+    "sentiment": "poles:sentiment",
+    "capital_country": "poles:capital_country",
+    "gender_topic": "poles:gender_topic",
+    "first_letter": "running:first_letter",
+    "token_kind": "running:token_kind",
+    "article": "running:article",
+}.items():
+    CONCEPTS.add(_name, f"saelab.tasks.{_function}")

@@ -10,7 +10,8 @@ from torch import Tensor
 from saelab.errors import SaelabError
 from saelab.tasks import draws
 from saelab.tasks.base import Choices, Metric, Prompts, Split, Tokenizer
-from saelab.tasks.ioi_words import NAMES, OBJECTS, PLACES, TEST, TRAIN
+from saelab.tasks.words.indirect import OBJECTS, PLACES, TEST, TRAIN
+from saelab.tasks.words.people import NAMES
 from saelab.tasks.spelling import check_enough, single_tokens
 from saelab.tasks.templates import Templates, one_of
 
@@ -28,10 +29,11 @@ class IndirectObject:
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        self._names = single_tokens(tokenizer, NAMES)
+        known = [name for pair in NAMES for name in pair]
+        self._names = single_tokens(tokenizer, known)
         self._fillers = {"place": list(single_tokens(tokenizer, PLACES)), "object": list(single_tokens(tokenizer, OBJECTS))}
         self._templates = Templates(TRAIN, TEST)
-        check_enough("names", len(self._names), len(NAMES), 8)
+        check_enough("names", len(self._names), len(known), 8)
         check_enough("places", len(self._fillers["place"]), len(PLACES), 4)
         check_enough("objects", len(self._fillers["object"]), len(OBJECTS), 4)
 

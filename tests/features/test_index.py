@@ -17,7 +17,7 @@ from saelab.features.codes import StoredCodes
 from saelab.features.decoder import no_lens
 from saelab.features.examples import _hash, arrays, choose
 from saelab.features.spill import Entries
-from saelab.features.vocabulary import vocabulary
+from saelab.lm.vocabulary import vocabulary
 from saelab.sae import build
 
 HOOK = "blocks.1.hook_resid_post"

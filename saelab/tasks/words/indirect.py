@@ -1,17 +1,6 @@
-"""Names, places, objects and sentences of the indirect-object task."""
+"""Places, objects and sentences of the indirect-object task."""
 
 from __future__ import annotations
-
-NAMES = (
-    "Mary", "John", "Anna", "Peter", "Sarah", "David", "Laura", "Mark", "Emma", "Paul",
-    "Alice", "Tom", "Lucy", "James", "Kate", "Robert", "Julia", "Michael", "Susan", "Daniel",
-    "Jane", "Simon", "Helen", "Adam", "Maria", "George", "Linda", "Henry", "Rachel", "Kevin",
-    "Lisa", "Brian", "Karen", "Scott", "Diana", "Eric", "Amy", "Alex", "Nancy", "Steven",
-    "Clara", "Martin", "Ruth", "Jack", "Emily", "Andrew", "Sophie", "Ryan", "Laurel", "Jason",
-    "Rebecca", "Patrick", "Martha", "Charles", "Jessica", "William", "Carol", "Thomas", "Elizabeth", "Richard",
-    "Barbara", "Joseph", "Margaret", "Edward", "Michelle", "Frank", "Jennifer", "Gary", "Amanda", "Matthew",
-    "Nicole", "Anthony", "Stephanie", "Jonathan", "Christine", "Justin", "Victoria", "Samuel", "Olivia", "Benjamin",
-)  # fmt: skip
 
 PLACES = (
     "store", "garden", "office", "station", "school", "museum", "library", "restaurant", "park", "hospital",

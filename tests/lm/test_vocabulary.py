@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from saelab.features.vocabulary import running, texts, vocabulary
+from saelab.lm.vocabulary import running, texts, vocabulary
 
 
 def byte_level() -> Any:

@@ -1,0 +1,1 @@
+"""What tasks and concepts are made of, as plain tuples."""
