@@ -87,5 +87,9 @@ Raises, on being called:
 """
 for _name, _class in {
     "ioi": "ioi:IndirectObject",
+    "greater_than": "greater_than:GreaterThan",
+    "agreement": "agreement:Agreement",
+    "gender": "pronoun:Pronoun",
+    "capital": "capital:Capital",
 }.items():
     TASKS.add(_name, f"saelab.tasks.{_class}")
