@@ -131,5 +131,6 @@ for _name, _class in {
     "reconstruction": "Reconstruction",
     "downstream": "Downstream",
     "density": "Density",
+    "supervised": "Supervised",
 }.items():
     EVALUATORS.add(_name, f"saelab.evals.{_name}:{_class}")

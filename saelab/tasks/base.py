@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor
@@ -34,6 +34,7 @@ class Prompts:
         answers: `[answer]` int64: tokens that are right for some prompt, or wrong.
         right, wrong: `[prompt, answer]` bool: which of them for this one. Every prompt has at least one of each.
         choices: what each is made of.
+        marks: `[prompt]` int64 positions of words that carry something, by name: the last token of each.
     """
 
     tokens: Tensor
@@ -42,6 +43,7 @@ class Prompts:
     right: Tensor
     wrong: Tensor
     choices: Choices
+    marks: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.tokens.shape[0]

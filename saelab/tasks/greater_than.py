@@ -95,10 +95,19 @@ def _answers(tokenizer: Tokenizer) -> dict[str, int]:
     """
     whole = behind(tokenizer, _CENTURY, _YEARS)
     years = {year: found[0] for year, found in zip(_YEARS, whole, strict=True) if found is not None and len(found) == 1}
-    if len(years) >= len(_YEARS) // 2 and len(set(years.values())) == len(years) and min(years) < "10" and max(years) > "90":
+    if (
+        len(years) >= len(_YEARS) // 2
+        and len(set(years.values())) == len(years)
+        and min(years) < "10"
+        and max(years) > "90"
+    ):
         return years
-    found = [row[0] for row in behind(tokenizer, _CENTURY, [str(digit) for digit in range(10)]) if row and len(row) == 1]
-    if len(set(found)) == 10 and all(row and [found[int(year[0])], found[int(year[1])]] == row for year, row in zip(_YEARS, whole, strict=True)):
+    found = [
+        row[0] for row in behind(tokenizer, _CENTURY, [str(digit) for digit in range(10)]) if row and len(row) == 1
+    ]
+    if len(set(found)) == 10 and all(
+        row and [found[int(year[0])], found[int(year[1])]] == row for year, row in zip(_YEARS, whole, strict=True)
+    ):
         return {str(digit): token for digit, token in enumerate(found)}
     raise SaelabError(
         f"of {len(_YEARS)} years, {len(years)} are '17' and one more token, and the others are not two digits behind it",

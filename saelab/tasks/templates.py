@@ -25,9 +25,7 @@ class Templates:
         count = len(self.train)
         return range(count) if split == "train" else range(count, count + len(self.test))
 
-    def fill(
-        self, tokenizer: Tokenizer, template: Tensor, words: Mapping[str, Sequence[str]]
-    ) -> tuple[Tensor, Tensor]:
+    def fill(self, tokenizer: Tokenizer, template: Tensor, words: Mapping[str, Sequence[str]]) -> tuple[Tensor, Tensor]:
         """`[prompt, position]` tokens and `[prompt]` last positions.
 
         Args:
@@ -52,6 +50,23 @@ class Templates:
                     fix="take another model: this tokenizer melts words that stand side by side",
                 )
         return tokens, length - 1
+
+    def marks(
+        self, tokenizer: Tokenizer, template: Tensor, words: Mapping[str, Sequence[str]], slots: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """`[prompt]` int64 for each slot: where the last token of its word stands."""
+        texts = (*self.train, *self.test)
+        rows = list(zip(*words.values(), strict=True))
+        found: dict[str, Tensor] = {}
+        for slot in slots:
+            upto = [
+                (texts[number].partition(f"{{{slot}}}")[0] + f"{{{slot}}}").format_map(
+                    dict(zip(words, row, strict=True))
+                )
+                for number, row in zip(template.tolist(), rows, strict=True)
+            ]
+            found[slot] = sentences(tokenizer, upto)[1] - 1
+        return found
 
 
 def one_of(choice: Tensor, count: int) -> Tensor:

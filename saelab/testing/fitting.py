@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,8 +19,14 @@ _FIRST_TOKENS = 16_384
 """Training tokens that scaling, the first bias and the thresholds come from."""
 
 
+class Source(Protocol):
+    """What can be trained on: a world, or anything else that draws tokens."""
+
+    def sample(self, n_tokens: int, generator: torch.Generator) -> Sample: ...
+
+
 def fit(
-    world: World,
+    world: Source,
     kind: str,
     settings: Mapping[str, Any],
     spec: TrainSpec,
