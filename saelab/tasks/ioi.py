@@ -9,11 +9,11 @@ from torch import Tensor
 
 from saelab.errors import SaelabError
 from saelab.tasks import draws
-from saelab.tasks.base import Choices, Metric, Prompts, Split, Tokenizer
-from saelab.tasks.words.indirect import OBJECTS, PLACES, TEST, TRAIN
-from saelab.tasks.words.people import NAMES
+from saelab.tasks.base import Choices, Metric, Prompts, Split, Tokenizer, check_attribute
 from saelab.tasks.spelling import check_enough, single_tokens
 from saelab.tasks.templates import Templates, one_of
+from saelab.tasks.words.indirect import OBJECTS, PLACES, TEST, TRAIN
+from saelab.tasks.words.people import NAMES
 
 
 class IndirectObject:
@@ -31,7 +31,10 @@ class IndirectObject:
         self._tokenizer = tokenizer
         known = [name for pair in NAMES for name in pair]
         self._names = single_tokens(tokenizer, known)
-        self._fillers = {"place": list(single_tokens(tokenizer, PLACES)), "object": list(single_tokens(tokenizer, OBJECTS))}
+        self._fillers = {
+            "place": list(single_tokens(tokenizer, PLACES)),
+            "object": list(single_tokens(tokenizer, OBJECTS)),
+        }
         self._templates = Templates(TRAIN, TEST)
         check_enough("names", len(self._names), len(known), 8)
         check_enough("places", len(self._fillers["place"]), len(PLACES), 4)
@@ -45,16 +48,16 @@ class IndirectObject:
     def draw(self, n: int, split: Split, seed: int) -> Choices:
         rng = draws.generator(seed)
         io, s = draws.even_pairs(n, len(self._names), rng)
-        fillers = {
-            name: draws.even(n, draws.halves(len(words))[split], rng) for name, words in self._fillers.items()
-        }
+        fillers = {name: draws.even(n, draws.halves(len(words))[split], rng) for name, words in self._fillers.items()}
         position = draws.even(n, range(2), rng)
         template = draws.even(n, self._templates.of(split), rng)
         return {"IO": io, "S": s, "position": position, "template": template, **fillers}
 
     def prompts(self, choices: Choices) -> Prompts:
-        """Raises:
-        SaelabError: IO and S are one person somewhere; `changed` never makes that.
+        """As every task.
+
+        Raises:
+            SaelabError: IO and S are one person somewhere; `changed` never makes that.
         """
         io, s = choices["IO"], choices["S"]
         if same := int((io == s).sum()):
@@ -75,6 +78,7 @@ class IndirectObject:
         return {**choices, "first": first, "second": second, "giver": giver}
 
     def changed(self, choices: Choices, attribute: str, seed: int) -> Choices:
+        check_attribute(self, attribute)
         if attribute == "position":
             return {**choices, "position": 1 - choices["position"]}
         asked = torch.stack([choices["IO"], choices["S"]], 1)

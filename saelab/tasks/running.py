@@ -43,9 +43,7 @@ def first_letter(tokenizer: Tokenizer, text: Text, n: int, seed: int) -> Labelle
         letter = word.text[0].lower()
         if len(word.text) < 2 or not word.text.isalpha() or letter not in ascii_lowercase:
             return None
-        return _Example(
-            ascii_lowercase.index(letter), word.text.casefold(), word.context, word.first, word.document
-        )
+        return _Example(ascii_lowercase.index(letter), word.text.casefold(), word.context, word.first, word.document)
 
     return _of_words(tuple(ascii_lowercase), look, tokenizer, text, n, seed)
 
@@ -114,7 +112,8 @@ def _of_words(
     n: int,
     seed: int,
 ) -> Labelled:
-    """Training and test examples have neither documents nor words in common; what would be on both sides is left out."""
+    """Training and test examples have neither documents nor words in common; what would be on
+    both sides is left out."""
     rng = draws.generator(seed)
     text = _part(text, rng)
     found = [example for word in words(tokenizer, text) if (example := look(word)) is not None]

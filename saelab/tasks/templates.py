@@ -25,9 +25,7 @@ class Templates:
         count = len(self.train)
         return range(count) if split == "train" else range(count, count + len(self.test))
 
-    def fill(
-        self, tokenizer: Tokenizer, template: Tensor, words: Mapping[str, Sequence[str]]
-    ) -> tuple[Tensor, Tensor]:
+    def fill(self, tokenizer: Tokenizer, template: Tensor, words: Mapping[str, Sequence[str]]) -> tuple[Tensor, Tensor]:
         """`[prompt, position]` tokens and `[prompt]` last positions.
 
         Args:

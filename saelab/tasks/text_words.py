@@ -62,7 +62,9 @@ def _run(pieces: list[str], documents: list[int], first: int) -> tuple[str, int]
     """The word and the position of its last token."""
     found, last = _letters(pieces[first].lstrip()), first
     whole = found == pieces[first].lstrip()
-    while whole and last + 1 < len(pieces) and documents[last + 1] == documents[first] and pieces[last + 1][:1].isalnum():
+    while (
+        whole and last + 1 < len(pieces) and documents[last + 1] == documents[first] and pieces[last + 1][:1].isalnum()
+    ):
         last += 1
         more = _letters(pieces[last])
         whole = more == pieces[last]
