@@ -66,9 +66,7 @@ class Judged:
         number = np.cumsum(on.test) - 1
         added = values * _towards(on.W_dec, probe).numpy()[latents]
         scores = probe.scores(on.x[on.test])
-        return cls(
-            scores, positive[on.test], groups[on.test], on.unit[on.test], number[rows[inside]], latents, added
-        )
+        return cls(scores, positive[on.test], groups[on.test], on.unit[on.test], number[rows[inside]], latents, added)
 
     def correct(self, ablated: Tensor | None = None) -> Bools:
         """`[test]`, with these latents (`[n]` numbers; None: none) at 0."""

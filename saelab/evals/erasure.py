@@ -42,9 +42,9 @@ class Erasure:
     with a second label of two: a probe for the one is trained where both agree, and the latents of the other are
     ablated; of the two ways round, the one whose biased probe is worse counts. Random firing latents are the control.
 
-    Deviations from SAEBench: one token's activation instead of a mean over text; other concepts and numbers of examples;
-    accuracies count classes (SCR: the four cells) alike; "more active" is by |z|, so that signed codes have a meaning; a
-    latent without a positive effect is never ablated.
+    Deviations from SAEBench: one token's activation instead of a mean over text; other concepts and numbers of
+    examples; accuracies count classes (SCR: the four cells) alike; "more active" is by |z|, so that signed codes have
+    a meaning; a latent without a positive effect is never ablated.
     """
 
     concepts: Annotated[tuple[str, ...] | None, "by name (none: all there are)"] = None
@@ -61,7 +61,7 @@ class Erasure:
     @torch.no_grad()
     def __call__(self, subject: Subject) -> Result:
         if subject.target != subject.hook:
-            raise NotMeasurable("a transcoder writes its latents to another hook than the one that it reads and is probed")
+            raise NotMeasurable("a transcoder's latents are written to another hook than the one that is probed")
 
         def measure(name: str) -> dict[str, Any]:
             concept, on = self._examples(subject, name)
@@ -130,7 +130,8 @@ class Erasure:
         shortcut, draw = ways[worse], _Firing.of(on.code, self.seed)
         if shortcut.gap < MIN_GAP:
             raise NotMeasurable(f"the biased probe is within {MIN_GAP} of the clean one: nothing to repair")
-        return [self._repair(shortcut, draw, n) | {"asked": ["the concept", "the second label"][worse]} for n in self.latents]
+        asked = ("the concept", "the second label")[worse]
+        return [{"asked": asked, **self._repair(shortcut, draw, n)} for n in self.latents]
 
     def _repair(self, shortcut: Shortcut, draw: _Firing, n: int) -> dict[str, Any]:
         ablated = shortcut.ablated(n)
@@ -224,6 +225,5 @@ def _chart(kind: str, families: Rows, metrics: dict[str, float], intervals: dict
     series["random latents"] = [
         [point[0], sum(values) / len(values)] for point, values in zip(series["mean"], random, strict=True)
     ]
-    return Chart(
-        f"{kind.upper()} by latents ablated", "latents ablated", kind.upper(), series, log_x=True, caption=_CAPTIONS[kind]
-    )
+    title, y = f"{kind.upper()} by latents ablated", kind.upper()
+    return Chart(title, "latents ablated", y, series, log_x=True, caption=_MEANING[kind].format(n="n"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -189,7 +190,7 @@ def best_effect(kls: Sequence[float], effects: Sequence[float], at_most: float) 
     the KL does not exceed `at_most`; straight between points."""
     path = [(0.0, 0.0), *zip(kls, effects, strict=True)]
     found = [effect for kl, effect in path if kl <= at_most]
-    for (kl_a, a), (kl_b, b) in zip(path, path[1:], strict=False):
+    for (kl_a, a), (kl_b, b) in itertools.pairwise(path):
         if (kl_a - at_most) * (kl_b - at_most) < 0:
             found.append(a + (b - a) * (at_most - kl_a) / (kl_b - kl_a))
     return max(found)

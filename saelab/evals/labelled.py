@@ -56,9 +56,7 @@ def seen(subject: Subject, name: str, examples: int, seed: int, hook: str | None
         NotMeasurable: the tokenizer or the text does not give the concept.
     """
     hook = hook or subject.hook
-    key = sha256_json(
-        ["labelled", subject.store.content_sha256, subject.mask.as_json(), hook, name, examples, seed]
-    )
+    key = sha256_json(["labelled", subject.store.content_sha256, subject.mask.as_json(), hook, name, examples, seed])
     if key not in subject.shared:
         subject.shared[key] = _see(subject, hook, name, examples, seed)
     return subject.shared[key]
@@ -142,7 +140,8 @@ def _see(subject: Subject, hook: str, name: str, examples: int, seed: int) -> Se
 def heldout_text(store: Store) -> Text:
     """All held-out contexts of a store; a context's number is its row."""
     parts = list(store.contexts("heldout"))
-    return Text(*(torch.cat([getattr(part, key) for part in parts]).long() for key in ("tokens", "documents", "length")))
+    names = ("tokens", "documents", "length")
+    return Text(*(torch.cat([getattr(part, name) for part in parts]).long() for name in names))
 
 
 def _stored(store: Store, hook: str, concept: Labelled) -> tuple[Tensor, Tensor]:

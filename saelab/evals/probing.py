@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from saelab.errors import check_seed
@@ -60,31 +61,32 @@ class Probing:
         Raises:
             NotMeasurable: too few examples.
         """
-        test = found.concept.test
-        context = found.concept.context[test].numpy()
-        correct: dict[str, list[Floats]] = {}
-        truths: dict[str, list[Floats]] = {}
-        aucs: dict[str, list[float]] = {}
-        for positive in problems(found.concept).values():
-            for reader, scores, truth in readings(found.x, code, positive, ~test, self.k, self.seed):
-                scores, truth = scores[test.numpy()], truth[test].numpy()
-                correct.setdefault(reader, []).append((scores > 0) == truth)
-                truths.setdefault(reader, []).append(truth.astype(np.int64))
-                aucs.setdefault(reader, []).append(probes.auc(scores, truth))
-        readers = {
-            reader: self._reader(np.stack(correct[reader]), np.stack(truths[reader]), aucs[reader], context)
-            for reader in correct
+        concept, asked = found.concept, problems(found.concept)
+        answered: dict[str, list[_Answered]] = {}
+        for positive in asked.values():
+            for reader, scores, truth in readings(found.x, code, positive, ~concept.test, self.k, self.seed):
+                rows = concept.test.numpy()
+                answered.setdefault(reader, []).append(_Answered(scores[rows], truth.numpy()[rows]))
+        return {
+            "train": int((~concept.test).sum()),
+            "test": int(concept.test.sum()),
+            "readers": {
+                reader: self._reader(questions, concept.context[concept.test].numpy())
+                for reader, questions in answered.items()
+            },
+            "latents": {
+                name: chosen_latents(code, positive, ~concept.test, max(self.k)).tolist()
+                for name, positive in asked.items()
+            },
         }
-        chosen = {
-            name: chosen_latents(code, positive, ~test, max(self.k)).tolist()
-            for name, positive in problems(found.concept).items()
-        }
-        return {"train": int((~test).sum()), "test": int(test.sum()), "readers": readers, "latents": chosen}
 
-    def _reader(self, correct: Any, groups: Any, aucs: list[float], context: Any) -> dict[str, float]:
+    def _reader(self, questions: list[_Answered], context: NDArray[np.int64]) -> dict[str, float]:
+        correct = np.stack([one.correct for one in questions])
+        groups = np.stack([one.truth for one in questions]).astype(np.int64)
         value = float(np.mean([probes.accuracy(c, g) for c, g in zip(correct, groups, strict=True)]))
         found = probes.accuracy_interval(correct, groups, context, seed=self.seed, rounds=self.bootstrap_rounds)
         low, high = found or (value, value)
+        aucs = [probes.auc(one.scores, one.truth) for one in questions]
         return {"accuracy": value, "low": low, "high": high, "auc": float(np.mean(aucs))}
 
     def _result(self, found: dict[str, Any], reasons: dict[str, str]) -> Result:
@@ -124,6 +126,18 @@ class Probing:
             log_x=True,
             caption="How much of the concepts a few latents say, against all that the activation says.",
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Answered:
+    """One question on test examples."""
+
+    scores: Floats
+    truth: NDArray[np.bool_]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        return (self.scores > 0) == self.truth
 
 
 def readings(

@@ -22,6 +22,7 @@ from saelab.sae import SAE
 
 LATENT, DIM, RANDOM = "latent", "dim", "random"
 _LABELS = {LATENT: "latent", DIM: "difference in means", RANDOM: "random directions"}
+_POINT = ("strength", "effect", "low", "high", "kl")
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Steering:
 
     def __post_init__(self) -> None:
         check_concepts(self.concepts)
-        counts = ("examples", "prompts", "contexts", "context_tokens", "latents", "random_directions", "bootstrap_rounds")
-        check_counts(self, *counts)
+        check_counts(self, "examples", "prompts", "contexts", "context_tokens", "latents", "random_directions")
+        check_counts(self, "bootstrap_rounds")
         if not self.strengths or list(self.strengths) != sorted(set(self.strengths)) or self.strengths[0] < 0:
             raise SettingError("strengths", f"must ascend from 0 or more, found {list(self.strengths)}")
         if not self.max_kl > 0:
@@ -93,9 +94,7 @@ class Steering:
         }
 
     def _plan(self, subject: Subject, name: str) -> Plan:
-        read, written = (
-            seen(subject, name, self.examples, self.seed, hook) for hook in (subject.hook, subject.target)
-        )
+        read, written = (seen(subject, name, self.examples, self.seed, hook) for hook in (subject.hook, subject.target))
         return Plan.of(subject.sae, read, written, randoms=self.random_directions, seed=self.seed)
 
     def _text(self, subject: Subject) -> tuple[Tensor, Tensor]:
@@ -122,7 +121,8 @@ class Steering:
             for s, mean, column, kl in zip(self.strengths, means, effects.T, kls, strict=True)
         ]
         value = best(effects.sum(0))
-        return {"points": points, "best": value, **self._between(effects, best, value), "area": area(kls, means, self.max_kl)}
+        between = self._between(effects, best, value)
+        return {"points": points, "best": value, **between, "area": area(kls, means, self.max_kl)}
 
     def _ablated(self, trial: Trial, what: str, n: int, edit: EditFrom) -> dict[str, Any]:
         after = trial.outcome(edit)
@@ -228,12 +228,20 @@ class Plan:
 
 def _steering_table(found: Mapping[str, Any]) -> Table:
     rows = [
-        [concept, part["task"], part["accuracy"], _LABELS[kind], *point.values(), curve["best"], curve["area"]]
+        [
+            concept,
+            part["task"],
+            part["accuracy"],
+            _LABELS[kind],
+            *(point[key] for key in _POINT),
+            curve["best"],
+            curve["area"],
+        ]
         for concept, part in found.items()
         for kind, curve in part["steering"].items()
         for point in curve["points"]
     ]
-    columns = ["concept", "task", "model's accuracy", "direction", "strength", "effect", "low", "high", "KL", "best", "area"]
+    columns = ("concept", "task", "model's accuracy", "direction", *_POINT, "best", "area")
     return Table("Steering by strength", columns, rows, "best, area: of the direction's whole curve.")
 
 
