@@ -128,8 +128,8 @@ def _see(subject: Subject, hook: str, name: str, examples: int, seed: int) -> Se
         concept = make(lm.tokenizer, text, examples, seed)
     except SaelabError as error:
         raise NotMeasurable(error.message) from error
-    if concept.tokens is text.tokens:
-        x, kept = _stored(subject.store, hook, concept)
+    if (numbers := _contexts_of(concept, text)) is not None:
+        x, kept = _stored(subject.store, hook, numbers, concept.position)
     else:
         x, kept = _run(lm, lm.hook(hook), subject.mask, concept)
     others = {key: (values, label[kept]) for key, (values, label) in concept.others.items()}
@@ -144,14 +144,23 @@ def heldout_text(store: Store) -> Text:
     return Text(*(torch.cat([getattr(part, name) for part in parts]).long() for name in names))
 
 
-def _stored(store: Store, hook: str, concept: Labelled) -> tuple[Tensor, Tensor]:
+def _contexts_of(concept: Labelled, text: Text) -> Tensor | None:
+    """`[example]`: the number of each one's context in the text; None where some are of other text."""
+    known = {row.tobytes(): number for number, row in enumerate(text.tokens.numpy())}
+    numbers = [known.get(row.tobytes(), -1) for row in concept.tokens.numpy()]
+    found = torch.tensor(numbers)[concept.context]
+    return found if bool((found >= 0).all()) else None
+
+
+def _stored(store: Store, hook: str, context: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
     """`[example, d_hook]`, and `[example]` bool: which the store has."""
-    width = concept.tokens.shape[1]
-    wanted = concept.context * width + concept.position
-    x, kept = torch.zeros(len(concept), store.width(hook)), torch.zeros(len(concept), dtype=torch.bool)
+    width = 1 + int(position.max())
+    wanted = context * width + position
+    x, kept = torch.zeros(len(wanted), store.width(hook)), torch.zeros(len(wanted), dtype=torch.bool)
     for shard in store.of("heldout"):
         rows = store.read(shard)
-        place, order = (rows["context"].long() * width + rows["position"]).sort()
+        near = rows["position"] < width
+        place, order = torch.where(near, rows["context"].long() * width + rows["position"], -1).sort()
         at = torch.searchsorted(place, wanted).clamp(max=len(place) - 1)
         found = place[at] == wanted
         x[found] = rows[hook][order[at[found]]].float()

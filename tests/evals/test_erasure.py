@@ -45,7 +45,7 @@ def test_a_perfect_dictionary_erases_one_class_alone(signed):
     assert [question.ablated(1).tolist() for question in questions] == [[2], [3], [4]]
     assert [question.judged.accuracy() for question in questions] == [1, 1, 1]
     found = perturb(questions, [question.ablated(1) for question in questions], seed=0, rounds=50)
-    assert (found.tpp, found.targeted, found.others) == (0.5, 0.5, 0)
+    assert (found.tpp, found.targeted, found.others) == pytest.approx((0.5, 0.5, 0))
     assert found.low <= 0.5 <= found.high
 
 
@@ -54,7 +54,7 @@ def test_a_dictionary_that_shares_a_direction_is_not_targeted():
     questions = [Question.of(on, positive) for positive in classes]
     everything = [torch.tensor([2, 3, 4])] * 3
     found = perturb(questions, everything, seed=0, rounds=20)
-    assert (found.targeted, found.others, found.tpp) == (0.5, 0.5, 0)
+    assert (found.targeted, found.others, found.tpp) == pytest.approx((0.5, 0.5, 0))
 
 
 def test_random_latents_perturb_nothing_in_particular():
@@ -96,16 +96,17 @@ def test_scores_after_ablation_against_dense_arithmetic():
 
 
 def shortcut_world(*, signed: bool = False) -> tuple[Examples, np.ndarray, np.ndarray]:
-    """A wanted label in latents 0 and 1, a second one twice as strong in 2 and 3: signed, one latent for two poles."""
+    """A wanted label in latents 0 and 1, along one axis; a second one in 2 and 3, along four, so that a probe prefers
+    it. Signed: one latent for both poles."""
     wanted, second = torch.arange(N) % 2, torch.arange(N) // 2 % 2
     dense = torch.zeros(N, 8)
+    W_dec = torch.zeros(8, 8)
+    W_dec[1, 0], W_dec[3, 1:5], W_dec[7, 7] = 1, 1, 1
+    W_dec[0], W_dec[2] = -W_dec[1], -W_dec[3]
     if signed:
-        dense[:, 0], dense[:, 2] = 2.0 * wanted - 1, 4.0 * second - 2
-        W_dec = torch.eye(8)
+        dense[:, 1], dense[:, 3] = 2.0 * wanted - 1, 2.0 * second - 1
     else:
-        dense[:, :2], dense[:, 2:4] = torch.eye(2)[wanted], 2 * torch.eye(2)[second]
-        W_dec = torch.eye(8)
-        W_dec[1], W_dec[3] = -W_dec[0], -W_dec[2]
+        dense[:, :2], dense[:, 2:4] = torch.eye(2)[wanted], torch.eye(2)[second]
     return examples(dense, W_dec), (wanted == 1).numpy(), (second == 1).numpy()
 
 
@@ -116,7 +117,7 @@ def test_ablating_the_spurious_latents_restores_the_clean_probe(signed):
     assert shortcut.biased.accuracy() == 0.5  # right where both labels agree
     assert shortcut.clean.accuracy() == 1
     ablated = shortcut.ablated(1 if signed else 2)
-    assert set(ablated.tolist()) == ({2} if signed else {2, 3})
+    assert set(ablated.tolist()) == ({3} if signed else {2, 3})
     assert shortcut.repaired(ablated) == 1
     assert shortcut.interval(ablated, seed=0, rounds=50) == (1, 1)
     assert shortcut.repaired(torch.tensor([7])) == 0
@@ -151,9 +152,8 @@ def test_the_way_round_that_is_worse_off_counts():
 
 def test_where_there_is_no_shortcut_nothing_is_repaired():
     on, wanted, second = shortcut_world()
-    known = replace(on, x=np.stack([100.0 * wanted, 100.0 * second], 1), W_dec=torch.zeros(8, 2))
     with pytest.raises(NotMeasurable, match=r"within 0\.001 of the clean one"):
-        Erasure()._shortcut(replace(known, x=known.x @ np.eye(2) * [[1, 1]]), wanted, wanted | second)
+        Erasure()._shortcut(replace(on, x=np.zeros((N, 2)), W_dec=torch.zeros(8, 2)), wanted, second)
 
 
 # -- on a subject --------------------------------------------------------------------------------------

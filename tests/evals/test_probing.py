@@ -169,7 +169,7 @@ def test_classes_with_few_examples_are_left_out():
 
 @pytest.fixture
 def concepts():
-    """Registers concepts for a test: vowels in the store's own text, the same in prompts, and one that cannot be."""
+    """Registers concepts for a test: vowels in the store's own text, in other text, and one that cannot be."""
 
     def vowels(tokenizer, text, n, seed, *, own=True):
         vowel = torch.tensor(tokenizer.convert_tokens_to_ids(list("aeiou")))
@@ -177,8 +177,9 @@ def concepts():
         context, position = real.nonzero(as_tuple=True)
         context, position = context[:n], position[:n]
         label = torch.isin(text.tokens[context, position], vowel).long()
-        tokens = text.tokens if own else text.tokens.clone()
-        return Labelled(("no vowel", "vowel"), tokens, context, position, label, test=context % 2 == 0)
+        test, (rows, context) = context % 2 == 0, context.unique(return_inverse=True)
+        tokens = text.tokens[rows] if own else torch.nn.functional.pad(text.tokens[rows], (0, 1))
+        return Labelled(("no vowel", "vowel"), tokens, context, position, label, test)
 
     def impossible(tokenizer, text, n, seed):
         raise SaelabError("only 3 of 40 words are single tokens of this tokenizer")

@@ -208,7 +208,6 @@ def test_steering_on_a_subject(store, lm, named, target, monkeypatch):
     )  # fmt: skip
     result = evaluator(subject)
     assert result.not_measurable["lonely"].startswith("no task asks for it")
-    assert result.metrics["steering_dim_effect"] > 0
     assert result.metrics["steering_dim_effect"] >= result.metrics["steering_dim_area"]
     points = result.charts[0].series["latent"]
     assert list(points[1]) == [0, 0, 0, 0]
