@@ -131,5 +131,8 @@ for _name, _class in {
     "reconstruction": "Reconstruction",
     "downstream": "Downstream",
     "density": "Density",
+    "probing": "Probing",
+    "steering": "Steering",
+    "erasure": "Erasure",
 }.items():
     EVALUATORS.add(_name, f"saelab.evals.{_name}:{_class}")
