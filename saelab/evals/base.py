@@ -134,5 +134,6 @@ for _name, _class in {
     "probing": "Probing",
     "steering": "Steering",
     "erasure": "Erasure",
+    "bidirectional": "Bidirectional",
 }.items():
     EVALUATORS.add(_name, f"saelab.evals.{_name}:{_class}")
