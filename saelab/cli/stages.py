@@ -28,11 +28,11 @@ from saelab.evals import Subject, evaluate
 from saelab.features import Bundle, IndexSpec
 from saelab.features.build import Origin, build_index
 from saelab.features.codes import StoredCodes
-from saelab.lm.vocabulary import vocabulary
 from saelab.files import sha256_json, write_json
 from saelab.lm import model as language_model
 from saelab.lm.corpus import DataSpec
 from saelab.lm.model import LanguageModel, ModelSpec
+from saelab.lm.vocabulary import vocabulary
 from saelab.lm.windows import SPLITS
 from saelab.sae import SAE, build
 from saelab.training import Member, Trainer, checkpoint, precision

@@ -131,6 +131,10 @@ for _name, _class in {
     "reconstruction": "Reconstruction",
     "downstream": "Downstream",
     "density": "Density",
+    "probing": "Probing",
+    "steering": "Steering",
+    "erasure": "Erasure",
+    "bidirectional": "Bidirectional",
     "supervised": "Supervised",
 }.items():
     EVALUATORS.add(_name, f"saelab.evals.{_name}:{_class}")

@@ -114,7 +114,7 @@ def _spliced(lm: LanguageModel, subject: Subject, name: str, edit: EditFrom, tok
     source, target = lm.hook(subject.hook), lm.hook(subject.target)
     with splice_from(lm, source, target, edit, mask=subject.mask, tokens=tokens):
         logits = lm.logits(tokens)
-    return {f"ce_{name}": next_token_losses(logits, tokens).cpu(), f"kl_{name}": _kl(clean, logits).cpu()}
+    return {f"ce_{name}": next_token_losses(logits, tokens).cpu(), f"kl_{name}": kl_nats(clean, logits)[:, :-1].cpu()}
 
 
 def _by_document(columns: Columns, documents: Tensor, length: Tensor) -> Iterator[tuple[int, np.ndarray]]:
@@ -126,10 +126,10 @@ def _by_document(columns: Columns, documents: Tensor, length: Tensor) -> Iterato
         yield int(document), table[owner == document].sum(0)
 
 
-def _kl(clean: Tensor, other: Tensor) -> Tensor:
-    """KL(clean || other) in nats and float32, `[context, position - 1]`; one context at a time."""
+def kl_nats(clean: Tensor, other: Tensor) -> Tensor:
+    """KL(clean || other) in nats and float32, `[context, position]`; one context at a time."""
     rows = []
-    for p, q in zip(clean[:, :-1], other[:, :-1], strict=True):
+    for p, q in zip(clean, other, strict=True):
         log_p, log_q = p.float().log_softmax(-1), q.float().log_softmax(-1)
         rows.append((log_p.exp() * (log_p - log_q)).sum(-1))
     return torch.stack(rows)

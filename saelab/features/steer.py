@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from saelab.errors import SaelabError, SettingError, check_seed
-from saelab.lm import vocabulary
 from saelab.features.live import Live
 from saelab.kernels import Support
+from saelab.lm import vocabulary
 from saelab.lm.splice import EditFrom, splice_from, transcode
 from saelab.sae import SAE, SparseCode
 

@@ -34,6 +34,8 @@ def _behind(tokenizer: PreTrainedTokenizerBase, stretches: list[list[int]]) -> l
     """Decoded behind another token: some tokenizers drop the space that a text would begin with."""
     anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
     before = str(tokenizer.decode(anchor, clean_up_tokenization_spaces=False))
+    if not stretches:  # of which transformers makes one empty text
+        return []
     found = tokenizer.batch_decode([[*anchor, *ids] for ids in stretches], clean_up_tokenization_spaces=False)
     return [text[len(before) :] if text.startswith(before) else text for text in found]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from saelab.tasks import draws
-from saelab.tasks.base import Choices, Metric, Prompts, Split, Tokenizer
+from saelab.tasks.base import Choices, Metric, Prompts, Split, Tokenizer, check_attribute
 from saelab.tasks.spelling import check_enough, single_pairs, single_tokens
 from saelab.tasks.templates import Templates
 from saelab.tasks.words.nouns import EITHER, NOUNS, VERBS
@@ -72,6 +72,7 @@ class Agreement:
         }
 
     def changed(self, choices: Choices, attribute: str, seed: int) -> Choices:
+        check_attribute(self, attribute)
         return {**choices, attribute: 1 - choices[attribute]}
 
 

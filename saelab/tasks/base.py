@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor
 
+from saelab.errors import SaelabError, did_you_mean
 from saelab.registry import Registry
 
 if TYPE_CHECKING:
@@ -77,8 +78,22 @@ class Task(Protocol):
         ...
 
     def changed(self, choices: Choices, attribute: str, seed: int) -> Choices:
-        """The same prompts with another value of one attribute each, all else equal."""
+        """The same prompts with another value of one attribute each, all else equal.
+
+        Raises:
+            SaelabError: there is no such attribute.
+        """
         ...
+
+
+def check_attribute(task: Task, attribute: str) -> None:
+    """Raise where a task has no such attribute.
+
+    Raises:
+        SaelabError: with the close ones.
+    """
+    if attribute not in task.attributes:
+        raise SaelabError(f"unknown attribute '{attribute}'", fix=did_you_mean(attribute, task.attributes) or None)
 
 
 TASKS: Registry[Callable[[Tokenizer], Task]] = Registry("task")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from saelab.tasks import draws
-from saelab.tasks.base import Choices, Metric, Prompts, Split, Tokenizer
+from saelab.tasks.base import Choices, Metric, Prompts, Split, Tokenizer, check_attribute
 from saelab.tasks.spelling import check_enough, single_pairs, single_tokens
 from saelab.tasks.templates import Templates, one_of
 from saelab.tasks.words.capitals import CAPITALS
@@ -57,6 +57,7 @@ class Capital:
         return {**choices, "shown": self._other(choices, seed)}
 
     def changed(self, choices: Choices, attribute: str, seed: int) -> Choices:
+        check_attribute(self, attribute)
         return {**choices, attribute: self._other(choices, seed)}
 
     def _other(self, choices: Choices, seed: int) -> torch.Tensor:

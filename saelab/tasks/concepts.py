@@ -29,7 +29,8 @@ class Labelled:
         tokens: `[context, position]` int64, padded on the right: a prompt each, or running text.
         context, position: `[example]` int64: which token is looked at.
         label: `[example]` int64, below `len(classes)`.
-        test: `[example]` bool: held out from what is fitted. No document, prompt filler or word is on both sides.
+        test: `[example]` bool: held out from what is fitted. No document, prompt filler or word is on both sides,
+            unless the class is the document: then no context.
         others: further labels of the same examples, `[example]` int64, by name, and what they mean.
         bidirectional: the two classes are poles of one direction, not presence and absence.
     """
@@ -52,8 +53,8 @@ class Labelled:
 
 
 CONCEPTS: Registry[Callable[[Tokenizer, Text, int, int], Labelled]] = Registry("concept")
-"""Called with a tokenizer, held-out text, the number of examples wanted (fewer where there are no more; classes
-balanced as far as that goes) and a seed.
+"""Called with a tokenizer, held-out text, the number of examples wanted (a third of them for testing; fewer where there
+are no more; classes balanced as far as that goes) and a seed.
 
 Raises, on being called:
     SaelabError: the tokenizer or the text does not give enough; says how much it gives.

@@ -30,7 +30,8 @@ def even_pairs(n: int, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor
 
 
 def others(avoided: Tensor, count: int, wanted: int, rng: torch.Generator) -> Tensor:
-    """`[n, wanted]`: different numbers below `count` drawn evenly, none of those in the same row of `avoided`, `[n, k]`."""
+    """`[n, wanted]`: different numbers below `count` drawn evenly, none of the same row of `avoided`,
+    `[n, k]`."""
     allowed = torch.ones(len(avoided), count).scatter_(1, avoided, 0.0)
     return torch.multinomial(allowed, wanted, generator=rng)
 

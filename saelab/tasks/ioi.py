@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saelab.errors import SaelabError
 from saelab.tasks import draws
-from saelab.tasks.base import Choices, Metric, Prompts, Split, Tokenizer
+from saelab.tasks.base import Choices, Metric, Prompts, Split, Tokenizer, check_attribute
 from saelab.tasks.spelling import check_enough, single_tokens
 from saelab.tasks.templates import Templates, one_of
 from saelab.tasks.words.indirect import OBJECTS, PLACES, TEST, TRAIN
@@ -54,8 +54,10 @@ class IndirectObject:
         return {"IO": io, "S": s, "position": position, "template": template, **fillers}
 
     def prompts(self, choices: Choices) -> Prompts:
-        """Raises:
-        SaelabError: IO and S are one person somewhere; `changed` never makes that.
+        """As every task.
+
+        Raises:
+            SaelabError: IO and S are one person somewhere; `changed` never makes that.
         """
         io, s = choices["IO"], choices["S"]
         if same := int((io == s).sum()):
@@ -86,6 +88,7 @@ class IndirectObject:
         return {**choices, "first": first, "second": second, "giver": giver}
 
     def changed(self, choices: Choices, attribute: str, seed: int) -> Choices:
+        check_attribute(self, attribute)
         if attribute == "position":
             return {**choices, "position": 1 - choices["position"]}
         asked = torch.stack([choices["IO"], choices["S"]], 1)

@@ -93,7 +93,8 @@ def _examples(
     seed: int,
     bidirectional: bool = False,
 ) -> Labelled:
-    """All cells of class and topic are of equal size; a third of all is for testing, with frames and pairs of its own."""
+    """All cells of class and topic are of equal size; a third of all is for testing, with frames and pairs
+    of its own."""
     rng = draws.generator(seed)
     rows: list[_Example] = []
     for test, (topic, sayings), label in product((False, True), enumerate(topics.values()), (0, 1)):

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 import torch
 
 from saelab.tasks import draws
-from saelab.tasks.base import Choices, Metric, Prompts, Split, Tokenizer
+from saelab.tasks.base import Choices, Metric, Prompts, Split, Tokenizer, check_attribute
 from saelab.tasks.spelling import check_enough, single_pairs, single_tokens
 from saelab.tasks.templates import Templates, one_of
 from saelab.tasks.words.indirect import PLACES
-from saelab.tasks.words.people import FAMILY, PERSONS
-from saelab.tasks.words.sentences import PRONOUNS
-
-_ANSWERS = ("he", "she")
+from saelab.tasks.words.people import FAMILY, PERSONS, PRONOUNS
+from saelab.tasks.words.sentences import REASONS
 
 
 class Pronoun:
@@ -32,12 +30,12 @@ class Pronoun:
         self._pairs = single_pairs(tokenizer, FAMILY)
         self._places = list(single_tokens(tokenizer, PLACES))
         self._persons = list(single_tokens(tokenizer, PERSONS))
-        self._answers = single_tokens(tokenizer, _ANSWERS)
-        self._templates = Templates(*PRONOUNS)
+        self._answers = single_tokens(tokenizer, PRONOUNS)
+        self._templates = Templates(*REASONS)
         check_enough("pairs of relatives", len(self._pairs), len(FAMILY), 4)
         check_enough("places", len(self._places), len(PLACES), 4)
         check_enough("words for persons", len(self._persons), len(PERSONS), 1)
-        check_enough("pronouns", len(self._answers), len(_ANSWERS), 2)
+        check_enough("pronouns", len(self._answers), len(PRONOUNS), 2)
 
     @property
     def attributes(self) -> Mapping[str, tuple[str, ...]]:
@@ -69,4 +67,5 @@ class Pronoun:
         }
 
     def changed(self, choices: Choices, attribute: str, seed: int) -> Choices:
+        check_attribute(self, attribute)
         return {**choices, attribute: 1 - choices[attribute]}

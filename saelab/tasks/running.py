@@ -112,7 +112,8 @@ def _of_words(
     n: int,
     seed: int,
 ) -> Labelled:
-    """Training and test examples have neither documents nor words in common; what would be on both sides is left out."""
+    """Training and test examples have neither documents nor words in common; what would be on
+    both sides is left out."""
     rng = draws.generator(seed)
     text = _part(text, rng)
     found = [example for word in words(tokenizer, text) if (example := look(word)) is not None]

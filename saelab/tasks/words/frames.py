@@ -13,7 +13,8 @@ PEOPLE = (
 THINGS = (
     (
         "She often thought about the {word}", "In the end we found the {word}", "I wanted to see the {word}",
-        "He told us something about the {word}", "Nobody paid attention to the {word}", "They were looking for the {word}",
+        "He told us something about the {word}", "Nobody paid attention to the {word}",
+        "They were looking for the {word}",
     ),
     ("You can read more about the {word}", "We had forgotten the {word}", "From here I could see the {word}"),
 )  # fmt: skip

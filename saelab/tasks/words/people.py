@@ -28,3 +28,5 @@ PERSONS = (
     "baby", "neighbor", "artist", "player", "worker", "guest",
 )  # fmt: skip
 """Of either sex."""
+
+PRONOUNS = ("he", "she")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 SPANS = (
-    ("The {event} lasted from the year 17{start} to the year 17", "They say that the {event} went on from the year 17{start} to the year 17"),
+    (
+        "The {event} lasted from the year 17{start} to the year 17",
+        "They say that the {event} went on from the year 17{start} to the year 17",
+    ),
     ("In all, the {event} continued from the year 17{start} to the year 17",),
 )  # fmt: skip
 
 SUBJECTS = (
-    ("The {subject} near the {other}", "I think that the {subject} behind the {other}", "You know, the {subject} with the {other}"),
+    (
+        "She told us that the {subject} near the {other}", "I think that the {subject} behind the {other}",
+        "You know, the {subject} with the {other}",
+    ),
     ("Of course the {subject} next to the {other}", "We believe that the {subject} from the {other}"),
 )  # fmt: skip
 
-PRONOUNS = (
+REASONS = (
     (
         "At the {place}, the {person} smiled because", "Near the {place}, the {person} stopped because",
         "Outside the {place}, the {person} was happy because",
