@@ -35,8 +35,8 @@ class Bidirectional:
     Of the latents whose means differ most between the poles (in units of their deviation), the first `candidates` are
     tried alone, and as many pairs of the very first: so many trials, whether an SAE's codes are signed or not and
     whatever its size. The best one is chosen, turned and cut on train examples, and measured on test examples, which
-    have other words in other sentences. A non-negative latent stands for one pole, and its silence for the other; so two
-    are its fair answer to one signed latent. `sign` asks for more: that the latent be active on both poles.
+    have other words in other sentences. A non-negative latent stands for one pole, and its silence for the other; so
+    two are its fair answer to one signed latent. `sign` asks for more: that the latent be active on both poles.
 
     Accuracies are means of the two poles' own: chance is 0.5. Intervals are bootstrapped over test examples.
     """

@@ -20,8 +20,8 @@ class IndirectObject:
     """ "When Mary and John went to the store, John gave the book to" asks for " Mary".
 
     Attributes are `IO` (who is given something), `S` (who gives it, and is named twice) and `position`: ABB, or BAB
-    where S is named before IO. Marks are the three names: `IO`, `S1` and `S2`. Corrupted prompts name three others, once each (columns `first`, `second`, `giver`).
-    All prompts end on " to".
+    where S is named before IO. Marks are the three names: `IO`, `S1` and `S2`. Corrupted prompts name three others,
+    once each (columns `first`, `second`, `giver`). All prompts end on " to".
     """
 
     metric: Metric = "logit_difference"

@@ -21,11 +21,12 @@ class Supervised:
     A supervised dictionary writes an activation as the mean plus one vector for each attribute's value; it is fitted
     on training templates and measured, as the SAE is, on held-out ones. The SAE is measured where it reads, at the
     marked position of the prompts whose mean ablation costs most; an SAE of its kind trained on the task's own
-    activations there stands beside it. Further cross-sections are measured with supervised dictionaries alone.
+    activations there stands beside it. Cross-sections where the SAE does not read are measured with supervised
+    dictionaries alone.
 
     Source: Makelov, Lange and Nanda 2024 (arXiv 2405.08366), sections 3 and 4. Deviations: attributes and templates
-    are those of `saelab.tasks`; F1 is chosen on training prompts and judged on held-out ones; intersections of latents
-    are not searched.
+    are those of `saelab.tasks`; agreement is of the likeliest answer, with the likeliest token beside it; F1 is chosen
+    on training prompts and judged on held-out ones; intersections of latents are not searched.
     """
 
     task: Annotated[str, "prompts whose attributes are known"] = "ioi"
@@ -64,7 +65,11 @@ class Supervised:
         mark = max(model["effects"], key=lambda name: model["effects"][name])
         coders = sae_coders(subject.sae, self.task_latents, self.seed)
         own = subject.part("subject", lambda: work.section(sites.parse(f"{subject.hook}@{mark}"), coders))
-        further = [subject.part(text, lambda text=text: work.section(sites.parse(text), {})) for text in self.sites]
+        further = []
+        for text in self.sites:
+            section = sites.parse(text)
+            here = coders if [(site.hook, site.head) for site in section] == [(subject.hook, None)] else {}
+            further.append(subject.part(text, lambda section=section, here=here: work.section(section, here)))
         return present.result(self.task, model, own, further, n_examples=self.test_prompts)
 
     def _work(self, lm: LanguageModel, report: Callable[[int, int], None]) -> Work:

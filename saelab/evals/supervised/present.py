@@ -15,7 +15,6 @@ _NAMES = {
     "task_sae": "SAE of the task",
     "truth": "ground truth",
     "none": "no edit",
-    "supervised": "supervised",
 }
 
 
@@ -69,12 +68,16 @@ def _scalars(own: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]
             found.append((f"{prefix}{axis}", own["approximation"][coder][axis], sentence.format(what)))
     for attribute, edits in own["control"].items():
         for editor, control in edits.items():
-            if editor == "truth" or editor.startswith("task_sae"):
-                continue
             kind, _, budget = editor.partition(" ")
-            name = {"none": "unedited", "supervised": "supervised_edit", "sae": f"edit_{budget}"}[kind]
-            by = {"none": "no edit", "supervised": "the supervised edit", "sae": f"at most {budget} latents"}[kind]
-            meaning = f"prompts whose next token is that of ground-truth patching of {attribute}, with {by} (1 is best)"
+            named = {
+                "none": ("unedited", "no edit"),
+                "supervised_mse": ("supervised_edit", "the supervised edit"),
+                "sae": (f"edit_{budget}", f"at most {budget} latents"),
+            }
+            if kind not in named:
+                continue
+            name, by = named[kind]
+            meaning = f"prompts whose answer is that of ground-truth patching of {attribute}, with {by} (1 is best)"
             found.append((f"{name}_{attribute}", control["agreement"], meaning))
     for attribute, entry in own["detectors"]["sae"].items():
         meaning = (
@@ -98,14 +101,14 @@ def _tables(section: Mapping[str, Any]) -> list[Table]:
         ),
         Table(
             f"Edits at {where}",
-            ("attribute", "edit", "agrees with ground truth", "among the answers", "score", "distance", "latents"),
+            ("attribute", "edit", "agrees with ground truth", "in the very token", "score", "distance", "latents"),
             [
                 (attribute, _edit_name(editor), *_row(control))
                 for attribute, edits in section["control"].items()
                 for editor, control in edits.items()
             ],
-            caption="Agreement: the next token is that under ground-truth patching. Distance to the activations of the "
-            "changed prompt, of that of no edit.",
+            caption="Agreement: the likeliest answer is that under ground-truth patching; beside it, the likeliest "
+            "token of all. Distance to the activations of the changed prompt, of that of no edit.",
         ),
     ]
     if "detectors" in section:
@@ -120,7 +123,7 @@ def _edit_name(editor: str) -> str:
 
 def _row(control: Mapping[str, Any]) -> tuple[float, ...]:
     agreement = control["agreement"]["value"]
-    return agreement, control["agreement_answers"], control["score"], control["distance"], control["latents"]
+    return agreement, control["agreement_token"], control["score"], control["distance"], control["latents"]
 
 
 def _detectors(section: Mapping[str, Any]) -> Table:

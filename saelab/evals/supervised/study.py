@@ -109,15 +109,15 @@ class Control:
     """What an edit of one attribute does.
 
     Attributes:
-        agreement: share of prompts whose likeliest next token is that under ground-truth patching.
-        agreement_answers: the same among the task's answers alone.
+        agreement: share of prompts whose likeliest answer is that under ground-truth patching.
+        agreement_token: the same of the likeliest token of the whole vocabulary, which need not be an answer.
         score: mean.
         distance: mean distance to the changed prompt's activations, of that of no edit.
         latents: removed or added, mean.
     """
 
     agreement: Number
-    agreement_answers: float
+    agreement_token: float
     score: float
     distance: float
     latents: float
@@ -139,13 +139,13 @@ class Attribute:
 
     def judge(self, study: Study, edited: Values, latents: float, answers: Answers | None = None) -> Control:
         found = study.run(edited) if answers is None else answers
-        same = found.best == self.truth.best
-        of_answers = found.log_probs.argmax(1) == self.truth.log_probs.argmax(1)
+        same = found.log_probs.argmax(1) == self.truth.log_probs.argmax(1)
+        same_token = found.best == self.truth.best
         away = [(e - v).norm(dim=1).mean() for e, v in zip(edited, self.values, strict=True)]
         whole = [(o - v).norm(dim=1).mean() for o, v in zip(study.values, self.values, strict=True)]
         return Control(
             _ratio([same.float(), torch.ones(len(same))], lambda t: t[0] / t[1], study.seed),
-            float(of_answers.float().mean()),
+            float(same_token.float().mean()),
             float(study.score(found).mean()),
             float(sum(away) / sum(whole)),
             latents,

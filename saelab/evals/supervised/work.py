@@ -119,12 +119,14 @@ class Work:
         if base.effect < MIN_EFFECT:
             return record
         labels, counts = self.labels(self._train.choices), self.values_per_attribute
-        dictionaries = {how: [fit(value, labels, counts, how) for value in train] for how in _FITS}
+        dictionaries: dict[Fit, list[AttributeDictionary]] = {
+            how: [fit(value, labels, counts, how) for value in train] for how in _FITS
+        }
         coders = {f"supervised_{how}": [Coder.of(d) for d in fitted] for how, fitted in dictionaries.items()}
         coders |= {name: [make(train[0])] for name, make in others.items()}
         record["approximation"] = {name: self._approximation(found, base, c) for name, c in coders.items()}
         unsupervised = {name: coders[name] for name in others}
-        record["control"] = self._control(found, base, dictionaries["mse"], unsupervised)
+        record["control"] = self._control(found, base, dictionaries, unsupervised)
         if others:
             record |= self._interpretation(section, found, base, unsupervised)
         return record
@@ -156,7 +158,7 @@ class Work:
         self,
         found: Study,
         base: Baseline,
-        dictionaries: Sequence[AttributeDictionary],
+        dictionaries: Mapping[Fit, list[AttributeDictionary]],
         others: Mapping[str, Sequence[Coder]],
     ) -> dict[str, Any]:
         record = {}
@@ -165,8 +167,9 @@ class Work:
             edits = {
                 "truth": asdict(attribute.judge(found, attribute.values, 0.0, attribute.truth)),
                 "none": asdict(study.no_edit(found, base, attribute)),
-                "supervised": asdict(study.supervised_edit(found, attribute, dictionaries)),
             }
+            for how, fitted in dictionaries.items():
+                edits[f"supervised_{how}"] = asdict(study.supervised_edit(found, attribute, fitted))
             for other, coders in others.items():
                 sparse = study.sparse_edits(found, attribute, coders, self.sizes.edits)
                 edits |= {f"{other} {budget}": asdict(control) for budget, control in sparse.items()}

@@ -20,6 +20,12 @@ TRAIN = (
     "While {first} and {second} were waiting at the {place}, {giver} handed the {object} to",
     "Then, {first} and {second} had lunch at the {place}, and {giver} gave the {object} to",
     "The friends {first} and {second} talked at the {place}, and then {giver} gave the {object} to",
+    "After {first} and {second} left the {place}, {giver} gave the {object} to",
+    "Once {first} and {second} had come to the {place}, {giver} passed the {object} to",
+    "In the morning {first} and {second} drove to the {place}, where {giver} gave the {object} to",
+    "On Monday {first} and {second} visited the {place}, and later {giver} sold the {object} to",
+    "It was late when {first} and {second} came to the {place} and {giver} brought the {object} to",
+    "Because {first} and {second} had to wait in the {place}, {giver} showed the {object} to",
 )
 
 TEST = (
