@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from saelab.errors import SettingError
 from saelab.kernels import Support, dispatch
+from saelab.kernels.products import gram
 from saelab.sae.code import Encoding, Seen, SparseCode
 from saelab.sae.coders.base import Coder, check_n_latents
 
@@ -98,11 +99,11 @@ class _Compiled(Function):
     def forward(ctx: Any, x: Tensor, rows: Tensor, steps: int, absolute: bool, threshold: Tensor):
         from saelab.kernels.jit import pursuit
 
-        gram, bound = rows @ rows.T, float(threshold)
+        products, bound = gram(rows), float(threshold)
         parts = []
         for some in x.split(_BLOCK_TOKENS):
             squares = torch.linalg.vecdot(some, some)
-            parts.append(pursuit.pursue(some @ rows.T, gram, squares, steps, absolute=absolute, threshold=bound))
+            parts.append(pursuit.pursue(some @ rows.T, products, squares, steps, absolute=absolute, threshold=bound))
         picked, amounts, counts = (torch.cat(part) for part in zip(*parts, strict=True))
         ctx.save_for_backward(x, rows, picked, amounts, counts)
         ctx.mark_non_differentiable(picked, counts)
@@ -129,7 +130,7 @@ def pursue(
     used = torch.zeros(n_tokens, steps, dtype=torch.bool, device=x.device)
     if n_tokens == 0:
         return picked, used
-    gram = rows @ rows.T if pays_to_correlate(n_tokens, rows, steps) else None
+    products = rows @ rows.T if pays_to_correlate(n_tokens, rows, steps) else None
     residual, correlation = x.clone(), x @ rows.T
     tokens = torch.arange(n_tokens, device=x.device)
     active = torch.ones(n_tokens, dtype=torch.bool, device=x.device)
@@ -144,10 +145,10 @@ def pursue(
         picked[:, step], used[:, step] = torch.where(active, best, 0), active
         amount = torch.where(active, amount, 0.0)
         residual = torch.addcmul(residual, rows[best], amount[:, None], value=-1)
-        if gram is None or (step + 1) % _REFRESH_STEPS == 0:
+        if products is None or (step + 1) % _REFRESH_STEPS == 0:
             torch.mm(residual, rows.T, out=correlation)
         else:
-            correlation.addcmul_(gram[best], amount[:, None], value=-1)
+            correlation.addcmul_(products[best], amount[:, None], value=-1)
     return picked, used
 
 
