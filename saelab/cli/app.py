@@ -159,17 +159,25 @@ def compare_(
     config: Config,
     override: Override = None,
     fresh: Fresh = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="train this member alone, with its companion; may be repeated")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option("--seed", help="of this seed alone; may be repeated")] = None,
     show: Annotated[bool, typer.Option("--show", help="train nothing: set out what is measured so far")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train the members of a comparison on one stream, measure them alike, and set them beside each other."""
+    """Train the members of a comparison on one stream, measure them alike, and set them beside each other.
+
+    The table takes in whatever is measured, so that a long comparison can be made in parts (--only, --seed).
+    """
     from saelab.cli.compare import compare
     from saelab.cli.expand import group_directory
     from saelab.cli.family import family
     from saelab.evals.family import document, terminal, write
 
     loaded = _load(config, override)
-    groups = [] if show else compare(loaded, _reporter(as_json), fresh=fresh)
+    chosen = {"only": only or (), "seeds": seed or ()}
+    groups = [] if show else compare(loaded, _reporter(as_json), fresh=fresh, **chosen)
     table = family(loaded)
     paths = write(table, group_directory(loaded)) if table.measured else []
     if as_json:

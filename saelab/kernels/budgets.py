@@ -22,6 +22,7 @@ from saelab.kernels.support import Support
 _TOKENS_AT_ONCE = 8192
 """Tokens whose candidates are held at the same time."""
 _SAMPLE_TOKENS, _SAMPLE_LATENTS = 64, 1024
+_DENSITY_TOKENS = 16
 _LOOSENED, _SAMPLE_SLACK = 1.4, 16
 """A guessed bar lets this factor more pass than wanted, and so many entries of the sample."""
 
@@ -42,6 +43,10 @@ class Budget(ABC):
     def score(self, pre: Tensor, *beside: Tensor) -> Tensor:
         """What entries are ranked by, entry by entry, whatever the shape; `pre` may be changed in place."""
         return pre
+
+    def density(self, pre: Tiles) -> float:
+        """About what share of all entries it keeps, from a look at few; 0 where the budget says that it is small."""
+        return 0.0
 
     @abstractmethod
     def candidates(self, pre: Tiles, beside: Sequence[Tiles], ops: ModuleType) -> tuple[Support, Tensor | None]:
@@ -115,6 +120,11 @@ class Above(Budget):
 
     threshold: Tensor
     observe: Callable[[Tensor, slice], None] | None = None
+
+    def density(self, pre: Tiles) -> float:
+        few = slice(0, min(_DENSITY_TOKENS, pre.shape[0]))
+        kept = [(pre.tile(few, part) > self.threshold.expand(pre.shape[1])[part]).sum() for part in pre.column_parts()]
+        return float(torch.stack(kept).sum()) / max(few.stop * pre.shape[1], 1)
 
     def candidates(self, pre: Tiles, beside: Sequence[Tiles], ops: ModuleType) -> tuple[Support, Tensor | None]:
         found, threshold = Pieces(pre, ops), self.threshold.expand(pre.shape[1])

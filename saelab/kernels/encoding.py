@@ -32,8 +32,10 @@ def select(x: Tensor, weight: Tensor, bias: Tensor, budget: Budget, *, screened:
 
     Args:
         screened: compute all pre-activations in few bits, keep a margin of candidates, and cut those back by
-            their exact values; `dispatch.screening` says in what they are computed.
+            their exact values; `dispatch.screening` says in what they are computed. Where most of a margin would be
+            kept (a ReLU SAE starts half dense) there is nothing to be screened.
     """
+    screened = screened and budget.density(Affine(x, weight, bias)) < dispatch.DENSE_FROM
     ops, kind = dispatch.selection(x), dispatch.screening(x) if screened else Affine
     beside = [
         kind(rows, other, other.new_zeros(len(other)), f"beside {i}") for i, (rows, other) in enumerate(budget.beside)

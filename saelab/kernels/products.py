@@ -42,7 +42,11 @@ class _Scratch(threading.local):
 
 
 _SCRATCH = _Scratch()
-"""Its content means nothing between two calls."""
+
+
+def scratch(purpose: str, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A block whose content lasts until the next call for the same purpose."""
+    return _SCRATCH.take(purpose, shape, dtype, device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +120,7 @@ def parts(n: int, size: int) -> Iterator[slice]:
 
 def gram(rows: Tensor) -> Tensor:
     """`rows rows^T`: `[n, d]` -> `[n, n]`, valid until the next call. Half of it is multiplied, the rest mirrored."""
-    out = _SCRATCH.take("gram", (len(rows), len(rows)), rows.dtype, rows.device)
+    out = scratch("gram", (len(rows), len(rows)), rows.dtype, rows.device)
     for part in parts(len(rows), _GRAM_ROWS):
         torch.mm(rows[part], rows[: part.stop].T, out=out[part, : part.stop])
         out[: part.start, part] = out[part, : part.start].T
@@ -155,12 +159,12 @@ class Affine(Tiles):
 
     def tile(self, rows: slice, columns: slice) -> Tensor:
         x, weight = self.x[rows], self.weight[columns]
-        out = _SCRATCH.take(self.memory, (len(x), len(weight)), x.dtype, x.device)
+        out = scratch(self.memory, (len(x), len(weight)), x.dtype, x.device)
         return torch.addmm(self.bias[columns], x, weight.T, out=out)
 
     def transposed(self, rows: slice) -> Tensor:
         weight = self.weight[rows]
-        out = _SCRATCH.take(self.memory, (len(weight), len(self.x)), self.x.dtype, self.x.device)
+        out = scratch(self.memory, (len(weight), len(self.x)), self.x.dtype, self.x.device)
         return torch.addmm(self.bias[rows, None], weight, self.x.T, out=out)
 
 
@@ -188,9 +192,9 @@ class InBFloat16(Affine):
 
     def _product(self, left: Tensor, right: Tensor) -> Tensor:
         shape = (len(left), len(right))
-        low = _SCRATCH.take(f"{self.memory} in bfloat16", shape, torch.bfloat16, self.device)
+        low = scratch(f"{self.memory} in bfloat16", shape, torch.bfloat16, self.device)
         torch.mm(left, right.T, out=low)
-        return _SCRATCH.take(self.memory, shape, self.dtype, self.device).copy_(low)
+        return scratch(self.memory, shape, self.dtype, self.device).copy_(low)
 
     def slack(self, tile: Tensor, rows: slice) -> Tensor:
         return _BFLOAT16_SLACK * tile.abs().amax(1)
@@ -238,14 +242,14 @@ class InInt8(Affine):
 
     def _product(self, left: Tensor, right: Tensor, scale: Tensor, scales: Tensor, bias: Tensor) -> Scaled:
         shape = (len(left), len(right))
-        whole = _SCRATCH.take(f"{self.memory} in int32", shape, torch.int32, left.device)
+        whole = scratch(f"{self.memory} in int32", shape, torch.int32, left.device)
         torch._int_mm(left, right.T, out=whole)  # pyright: ignore[reportPrivateImportUsage]
         return Scaled(whole, scale, scales, bias)
 
     def _floats(self, scaled: Scaled) -> Tensor:
         whole, shape = scaled.products, (scaled.products.shape[0], scaled.products.shape[1])
         same_size = self.x.dtype == torch.float32
-        out = whole.view(torch.float32) if same_size else _SCRATCH.take(self.memory, shape, self.x.dtype, whole.device)
+        out = whole.view(torch.float32) if same_size else scratch(self.memory, shape, self.x.dtype, whole.device)
         self.kernels.dequantise(whole, scaled.left, scaled.right, scaled.bias, out)
         return out
 

@@ -201,13 +201,32 @@ def test_a_member_that_diverges_is_named_and_the_others_are_done(config_text, re
     assert sorted(weights(tmp_path / "runs")) == ["lr-0.001", "lr-0.003"]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"only": ["topk-9"]}, "no member is called 'topk-9'(.|\n)*did you mean 'topk-8'"),
+        ({"seeds": [4]}, "seed 4 is not of this comparison(.|\n)*one of 0, 1"),
+    ],
+)
+def test_a_part_of_a_comparison_that_does_not_exist_is_refused(reporter, chosen, message):
+    c = config("compare: {members: {r: {sae: {kind: relu}}}, curve: {k: [8]}, seeds: [0, 1]}")
+    with pytest.raises(SaelabError, match=message):
+        compare(c, reporter, fresh=False, **chosen)
+
+
 @pytest.mark.slow
 def test_a_comparison_trains_every_member_once_for_each_seed(config_text, reporter, tmp_path):
     base = short(config_text("c"))
     extra = "compare: {{seeds: [0, 1], curve: {{k: [4, 8]}}, members: {{{}}}, companions: [afa]}}"
     afa, absolute = "afa: {sae: {kind: top_afa, n_latents: 128}}", "abs: {sae: {kind: abs_topk, n_latents: 128, k: 8}}"
+
+    def measured() -> set[str]:
+        return {p.parent.relative_to(tmp_path / "runs" / "c").as_posix() for p in tmp_path.rglob("eval.json")}
+
+    compare(config(extra.format(afa), base), reporter, fresh=False, only=("afa",), seeds=(1,))
+    assert measured() == {"seed-1/afa", "seed-1/topk-like-afa"}
     compare(config(extra.format(afa), base), reporter, fresh=False)
-    places = {p.parent.relative_to(tmp_path / "runs" / "c").as_posix() for p in tmp_path.rglob("eval.json")}
+    places = measured()
     names = ["topk-4", "topk-8", "afa", "topk-like-afa"]
     assert places == {f"seed-{seed}/{name}" for seed in (0, 1) for name in names}
     for seed in (0, 1):

@@ -1,5 +1,7 @@
 """The three primitives: every implementation against the dense formula, forward and gradients."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -56,6 +58,21 @@ def test_forward_equals_dense_formula(implementation, device, case, spare):
     torch.testing.assert_close(dots[: support.nnz], (rows @ weight.T)[mask])
     assert dots.numel() == support.latents.numel()
     assert not dots[support.nnz :].any()
+
+
+@pytest.mark.parametrize("name", ["saelab.kernels.blocks", "saelab.kernels.jit.primitives"])
+def test_entries_become_a_block_and_come_back(name):
+    kernels = import_module(name)
+    mask = masks()["empty rows"]
+    support, tokens = ragged(mask, spare=5), slice(3, 11)
+    values = torch.randn(support.latents.numel())
+    block = kernels.fill(values, support, tokens, torch.full((8, 29), torch.nan))
+    assert torch.equal(block, torch.zeros(13, 29).masked_scatter(mask, values[: support.nnz])[tokens])
+    out = torch.zeros_like(values)
+    kernels.pick(block, support, tokens, out)
+    inside = torch.zeros_like(values, dtype=torch.bool)
+    inside[int(support.offsets[3]) : int(support.offsets[11])] = True
+    assert torch.equal(out, torch.where(inside, values, 0.0))
 
 
 @pytest.mark.parametrize("forced", ["reference", "cpu", "builtin", "dense", ""])

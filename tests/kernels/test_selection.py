@@ -170,6 +170,27 @@ def test_screening_finds_the_exact_support(monkeypatch, kind, name):
     torch.testing.assert_close(screened.values, pre[mask_in_order(screened)], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("bar", "screens"), [(-0.5, False), (0.0, False), (2.5, True)])
+def test_what_is_mostly_kept_is_not_screened(monkeypatch, bar, screens):
+    asked: list[bool] = []
+    monkeypatch.setattr(dispatch, "screening", lambda tensor: asked.append(True) or products.InBFloat16)
+    x, weight, bias = activations(256)
+    exact, found = (
+        kernels.select(x, weight, bias, Above(torch.tensor(bar)), screened=screened) for screened in (False, True)
+    )
+    assert bool(asked) is screens
+    if not screens:
+        assert torch.equal(found.support.latents, exact.support.latents)
+        assert torch.equal(found.values, exact.values)
+
+
+def test_a_gram_matrix_is_symmetric_to_the_bit():
+    rows = torch.randn(1300, 96)
+    found = products.gram(rows)
+    torch.testing.assert_close(found, rows @ rows.T)
+    assert torch.equal(found, found.T)
+
+
 def test_integer_scores_are_as_near_as_they_say():
     x, weight, bias = activations(200)
     tiles = products.InInt8(x, weight, bias)

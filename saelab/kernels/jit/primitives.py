@@ -64,6 +64,34 @@ def transposed_scatter(values: Tensor, support: Support, grad: Tensor) -> Tensor
     return out
 
 
+@parallel
+def _fill(values, latents, offsets, first, block):
+    for b in prange(block.shape[0]):
+        row = block[b]
+        row[:] = 0
+        for j in range(offsets[first + b], offsets[first + b + 1]):
+            row[latents[j]] = values[j]
+
+
+def fill(values: Tensor, support: Support, tokens: slice, block: Tensor) -> Tensor:
+    """The dense code `[tokens, lat]` of some tokens, written into `block`."""
+    call(_fill, values.contiguous(), support.latents, support.offsets, tokens.start, block)
+    return block
+
+
+@parallel
+def _pick(block, latents, offsets, first, out):
+    for b in prange(block.shape[0]):
+        row = block[b]
+        for j in range(offsets[first + b], offsets[first + b + 1]):
+            out[j] = row[latents[j]]
+
+
+def pick(block: Tensor, support: Support, tokens: slice, out: Tensor) -> None:
+    """Write the block's values at the support into `out` `[entries]`."""
+    call(_pick, block, support.latents, support.offsets, tokens.start, out)
+
+
 @serial
 def _latent_sum(values, latents, out):
     for j in range(latents.shape[0]):
@@ -96,4 +124,4 @@ def by_key(keys: Tensor, n_keys: int) -> tuple[Tensor, Tensor]:
     return order, bounds
 
 
-__all__ = ["by_key", "gather", "latent_sum", "sampled_dot", "transposed_scatter"]
+__all__ = ["by_key", "fill", "gather", "latent_sum", "pick", "sampled_dot", "transposed_scatter"]

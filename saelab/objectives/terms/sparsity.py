@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saelab.errors import SettingError
-from saelab.kernels import gather, spread
+from saelab.kernels import latent_sum, spread
 from saelab.objectives.terms.base import TERMS, Pass, Term
 
 
@@ -26,8 +26,8 @@ class L1(Term):
     """
 
     def forward(self, p: Pass) -> Tensor:
-        norms = p.sae.W_dec.norm(dim=1, keepdim=True)
-        return gather(p.code.values.abs(), p.code.support, norms).sum() / p.n_tokens
+        per_latent = latent_sum(p.code.values.abs(), p.code.support)
+        return per_latent @ p.sae.W_dec.norm(dim=1) / p.n_tokens
 
 
 @TERMS.register("gate_l1")
