@@ -82,6 +82,8 @@ class Identity:
         d_in, d_out: widths of input and output.
         form: "training" sees scaled inputs; "inference" raw ones, token by token.
         transcoder: whether it reconstructs something else than its input; skip: with a skip connection.
+        centred: whether its encoder subtracts the decoder's bias from the input, where that is said of this SAE
+            (an imported one); None: as the variant has it.
         provenance: JSON-able: model, hook, mask policy, data, tokens seen, config hash, versions.
     """
 
@@ -92,6 +94,7 @@ class Identity:
     form: str = "training"
     transcoder: bool = False
     skip: bool = False
+    centred: bool | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
@@ -254,6 +257,7 @@ class SAE(nn.Module):
         """A fingerprint of weights, variant, settings and form: the key of annotations and indexes."""
         what = [self.identity.kind, self.identity.settings, self.identity.form]
         what += ["transcoder"] if self.identity.transcoder else []
+        what += [] if self.identity.centred is None else ["centred" if self.identity.centred else "not centred"]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             array = value.detach().cpu().contiguous()
@@ -268,15 +272,16 @@ class SAE(nn.Module):
         io.save(self, Path(directory))
 
     @classmethod
-    def load(cls, directory: Path | str) -> SAE:
-        """Read what `save` wrote.
+    def load(cls, source: Path | str) -> SAE:
+        """Read what `save` wrote, or what another tool did: its format is recognised from the files.
 
         Raises:
-            SaelabError: absent, of another schema, or with weights that do not fit the configuration.
+            SaelabError: absent, of another schema or a form that saelab cannot express, or with weights that do
+                not fit the configuration.
         """
         from saelab.sae import io
 
-        return io.load(Path(directory))
+        return io.load(source)
 
 
 def _part(seen: Seen, start: int) -> Seen:
