@@ -118,9 +118,9 @@ def read(path: Path) -> SAE:
     found, state, where = CLASSES[name], read_pickled(weights), str(weights)
     shape = width(trainer, "activation_dim"), width(trainer, "dict_size")
     tensors, settings = _tensors(found, state, shape, where)
-    claimed = trainer.optional("k", int)
+    claimed = trainer.take("k", int) if found.budget else None
     trainer.done()
-    if found.budget and claimed not in (None, settings["k"]):
+    if claimed != settings.get("k"):
         raise SaelabError(f"k is {claimed}, and {settings['k']} in {WEIGHTS}", where=str(config))
     parts = Parts(
         kind=found.kind,
@@ -158,9 +158,9 @@ def _tensors(
                 where=where,
             )
         ours["rule.threshold"] = tensors["threshold"]
-    settings: dict[str, Any] = {"k": _numbers(state, "k", where)[0]} if found.budget else {}
+    settings: dict[str, Any] = {"k": _numbers(state, "k", 0, where)[0]} if found.budget else {}
     if found.nested:
-        settings["prefixes"] = torch.tensor(_numbers(state, "group_sizes", where)).cumsum(0).tolist()
+        settings["prefixes"] = torch.tensor(_numbers(state, "group_sizes", 1, where)).cumsum(0).tolist()
     return ours, settings
 
 
@@ -170,10 +170,12 @@ def _latent_rows(name: str, value: Tensor, ours: str) -> Tensor:
     return value.T if transposed and value.ndim == 2 else value
 
 
-def _numbers(state: Mapping[str, Any], name: str, where: str) -> list[int]:
+def _numbers(state: Mapping[str, Any], name: str, n_axes: int, where: str) -> list[int]:
+    """One whole number, or a row of them."""
     value = state[name]
-    if not isinstance(value, Tensor) or value.dtype not in (torch.int32, torch.int64) or not 0 < value.numel() < 2**12:
-        raise SaelabError(f"{name} holds {shown(value)}, not a whole number or a few", where=where)
+    whole = isinstance(value, Tensor) and value.dtype in (torch.int32, torch.int64) and value.ndim == n_axes
+    if not whole or not 0 < value.numel() < 2**12:
+        raise SaelabError(f"{name} holds {shown(value)}, not a whole number or a row of them", where=where)
     numbers = value.reshape(-1).tolist()
     if min(numbers) < 1 or max(numbers) >= 2**31:
         raise SaelabError(f"{name} is {shown(numbers)}", where=where)
@@ -208,12 +210,18 @@ def _trainer(fields: Fields) -> tuple[Fields, Origin]:
 
 
 _WRITERS: Mapping[Form, Callable[[SAE], str]] = {
-    (OneStep, ReLU): lambda sae: "AutoEncoder" if sae.coder.centred else "AutoEncoderNew",
+    (OneStep, ReLU): lambda sae: _class_of_relu(sae),
     (OneStep, TopK): lambda sae: "AutoEncoderTopK",
     (OneStep, Threshold): lambda sae: _class_of_thresholds(sae),
     (Gated, None): lambda sae: "GatedAutoEncoder",
 }
 """Which class has the form."""
+
+
+def _class_of_relu(sae: SAE) -> str:
+    """AutoEncoder's loader brings decoder rows to norm 1, and so would change the codes of others."""
+    norms = sae.W_dec.norm(dim=1)
+    return "AutoEncoder" if sae.coder.centred and torch.allclose(norms, torch.ones_like(norms)) else "AutoEncoderNew"
 
 
 def _class_of_thresholds(sae: SAE) -> str:

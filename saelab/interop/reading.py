@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -116,7 +117,7 @@ def width(fields: Fields, key: str) -> int:
 
 def shown(value: Any) -> str:
     """A value in an error: short, and on one line."""
-    text = ascii(value)
+    text = " ".join(ascii(value).split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
@@ -130,7 +131,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _CONFIG_BYTES:
             raise SaelabError(f"a configuration of {path.stat().st_size:,} bytes is none", where=str(path))
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        document = json.loads(
+            path.read_text(encoding="utf-8"), parse_constant=_no_number, object_pairs_hook=_without_duplicates
+        )
         json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
     except FileNotFoundError as error:
         raise SaelabError("this file does not exist", where=str(path)) from error
@@ -143,6 +146,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return values
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -166,11 +176,10 @@ def read_pickled(path: Path) -> dict[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler and the archive reader fail in many ways
-        reason = str(error).strip().splitlines()
+        called = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it asks for {called[1]}" if called else shown(str(error))
         raise SaelabError(
-            "not a readable file of weights (torch reads it with weights_only=True, which refuses code): "
-            f"{shown(reason[0]) if reason else type(error).__name__}",
-            where=str(path),
+            f"not a file of weights and plain values, all else being refused: {reason}", where=str(path)
         ) from error
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise SaelabError(f"expected tensors by name, found {type(found).__name__}", where=str(path))
@@ -243,18 +252,24 @@ def _check_archive(path: Path, *, stored: bool) -> None:
         raise SaelabError(f"its parts claim {total:,} bytes, and the whole has {size:,}", where=str(path))
 
 
-def floating(tensors: Mapping[str, Tensor], names: Collection[str], where: str) -> dict[str, Tensor]:
-    """These tensors and no others, all floating point: widened to float32 (which is exact), float64 left as it is.
+def floating(tensors: Mapping[str, Tensor], names: Sequence[str], where: str) -> dict[str, Tensor]:
+    """These tensors and no others, in one precision: float64 where the first of them has it, else float32.
+
+    So half precision is widened, which is exact; a threshold that was kept in double precision beside narrower
+    weights is rounded to them.
 
     Raises:
-        SaelabError: one is missing, unknown, or not floating point.
+        SaelabError: one is missing, unknown, not floating point, or holds a value that is not finite.
     """
     expect_names(tensors, names, where)
     for name in names:
-        if not isinstance(tensors[name], Tensor) or tensors[name].dtype not in _FLOATS:
-            found = getattr(tensors[name], "dtype", type(tensors[name]).__name__)
-            raise SaelabError(f"{name} holds {found}, not floating point", where=where)
-    wide = torch.float64 if any(tensors[name].dtype == torch.float64 for name in names) else torch.float32
+        if not isinstance(tensors[name], Tensor):
+            raise SaelabError(f"{name} is no tensor but {shown(tensors[name])}", where=where)
+        if tensors[name].dtype not in _FLOATS:
+            raise SaelabError(f"{name} holds {tensors[name].dtype}, not floating point", where=where)
+        if not torch.isfinite(tensors[name]).all():
+            raise SaelabError(f"{name} holds values that are not finite", where=where)
+    wide = torch.float64 if tensors[names[0]].dtype == torch.float64 else torch.float32
     return {name: tensors[name].detach().to(wide) for name in names}
 
 

@@ -66,12 +66,9 @@ def applies(values: Mapping[str, Any], where: str) -> bool:
     Raises:
         SaelabError: its version is none.
     """
-    metadata = values.get("metadata")
     version = values.get("sae_lens_version")
-    if version is None and isinstance(metadata, dict):
-        version = metadata.get("sae_lens_version")
-    if version is None:
-        return True
+    if "metadata" in values or version is None:
+        return "metadata" not in values
     found = re.match(r"(\d{1,4})\.\d", version) if isinstance(version, str) else None
     if found is None:
         raise SaelabError(f"sae_lens_version is {shown(version)}", where=where)
