@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from saelab.cli import provenance
 from saelab.cli.console import Reporter
 from saelab.cli.schema import RunConfig
 from saelab.cli.stages import Loaded, Run, what_trains
-from saelab.config import parse_config
+from saelab.config import as_dict, parse_config
 from saelab.config.document import write_document
 from saelab.errors import SaelabError
 from saelab.files import atomic_directory, sha256_json, write_json, write_text
@@ -55,6 +56,7 @@ def import_sae(source: str, directory: Path, given: Given, reporter: Reporter) -
     if sae.identity.form != "inference":
         raise SaelabError("this SAE is in training form", where=source, fix="save its inference(...) form")
     config = _config(sae, source, directory, given)
+    document = _written(config, sae)
     run = Run(config, reporter, Loaded(config.model, reporter), directory.absolute())
     _check_fits(sae, config, run.model)
     imported = dict(sae.identity.provenance.get("imported", {}))
@@ -69,7 +71,7 @@ def import_sae(source: str, directory: Path, given: Given, reporter: Reporter) -
     }
     with atomic_directory(directory) as temporary, RunDirectory(temporary).claimed():
         place = RunDirectory(temporary)
-        write_text(place.config, write_document(_document(sae, source, directory, given)))
+        write_text(place.config, write_document(document))
         write_json(place.summary, summary)
         sae.save(place.sae)
     what = f"{sae.identity.kind}, {sae.n_latents:,} latents at {config.sae_hook} of {config.model.name}"
@@ -77,13 +79,31 @@ def import_sae(source: str, directory: Path, given: Given, reporter: Reporter) -
     return run
 
 
+_HERE = ("model", "data", "windows", "mask", "activations", "eval", "index")
+"""Sections that say how an SAE is looked at here."""
+
+
 def _config(sae: SAE, source: str, directory: Path, given: Given) -> RunConfig:
+    for override in given.overrides:
+        if not re.match(rf"({'|'.join(_HERE)})\b", override):
+            raise SaelabError(
+                "this says how an SAE is trained, and this one is trained already",
+                where=f"-o {override}",
+                fix=f"only {', '.join(_HERE)} can be set",
+            )
     text = write_document(_document(sae, source, directory, given))
     return parse_config(RunConfig, text, "the imported run's config", list(given.overrides))
 
 
+def _written(config: RunConfig, sae: SAE) -> dict[str, Any]:
+    """The run's config.yaml: complete as to where the SAE belongs, and silent on a training that nobody here saw."""
+    whole = as_dict(config)
+    said = {key: whole[key] for key in ("name", "imported_from", *_HERE, "hook", "target_hook", "skip")}
+    return said | {"sae": {"kind": sae.identity.kind, **sae.identity.settings}}
+
+
 def _document(sae: SAE, source: str, directory: Path, given: Given) -> dict[str, Any]:
-    """The run's configuration: what is known, and nothing of a training that was not seen."""
+    """What the files and the user say, as a configuration."""
     identity, origin = sae.identity, Origin.of(sae.identity)
     model = given.model or _hub_name(origin.model)
     hook, target = given.hook or origin.hook, given.target_hook or origin.target_hook

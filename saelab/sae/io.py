@@ -86,7 +86,8 @@ def restore(identity: Identity, tensors: Mapping[str, Tensor], config: Path, wei
             target = identity.d_out if identity.transcoder else None
             sae = variants.build(identity.kind, identity.d_in, identity.settings, target, skip=identity.skip).sae
     except (SaelabError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise SaelabError(f"not an SAE this saelab can build: {error}", where=str(config)) from error
+        reason, fix = (error.message, error.fix) if isinstance(error, SaelabError) else (error, None)
+        raise SaelabError(f"not an SAE this saelab can build: {reason}", where=str(config), fix=fix) from error
     if identity.d_out != sae.identity.d_out:
         raise SaelabError(f"d_out is {identity.d_out}, this variant's is {sae.identity.d_out}", where=str(config))
     if identity.form == "inference":

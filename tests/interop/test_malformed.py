@@ -35,45 +35,59 @@ PICKLED = ("dictionary_learning/matryoshka/ae.pt", "dictionary_learning/gated/ae
 STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 
 
-def _all() -> Iterator[tuple[str, str, Change]]:
-    for file in (*CONFIGS, *SAFETENSORS, *PICKLED, f"{GEMMA}/params.npz"):
-        for name, change in mutations.any_file((FIXTURES / file).read_bytes()):
-            yield file, name, change
-    for file, required in CONFIGS.items():
-        whole = (FIXTURES / file).read_bytes()
-        for name, change in (*mutations.config(whole), *mutations.without(whole, *required)):
-            yield file, name, change
-    for file in SAFETENSORS:
-        for name, change in mutations.safetensors(FIXTURES / file):
-            yield file, name, change
-    for file in PICKLED:
-        for name, change in mutations.pickled(FIXTURES / file, STATISTICS):
-            yield file, name, change
-    for name, change in mutations.arrays(FIXTURES / GEMMA / "params.npz"):
-        yield f"{GEMMA}/params.npz", name, change
+FILES = (*CONFIGS, *SAFETENSORS, *PICKLED, f"{GEMMA}/params.npz")
 
 
-MUTATIONS = [pytest.param(file, change, id=f"{file}: {name}") for file, name, change in _all()]
+def damages(file: str) -> Iterator[tuple[str, Change]]:
+    """Every mutation of a fixture's file."""
+    path = FIXTURES / file
+    whole = path.read_bytes()
+    yield from mutations.any_file(whole)
+    if file in CONFIGS:
+        yield from mutations.config(whole)
+        yield from mutations.without(whole, *CONFIGS[file])
+    elif file in SAFETENSORS:
+        yield from mutations.safetensors(path)
+    elif file in PICKLED:
+        yield from mutations.pickled(path, STATISTICS)
+    else:
+        yield from mutations.arrays(path)
 
 
 def test_there_are_many():
-    assert len(MUTATIONS) >= 300
+    assert sum(1 for file in FILES for _ in damages(file)) >= 1000
 
 
-@pytest.mark.parametrize(("file", "change"), MUTATIONS)
-def test_damage_is_an_error_that_says_what_was_found(file, change, tmp_path, monkeypatch):
+@pytest.mark.parametrize("file", FILES)
+def test_damage_is_an_error_that_says_what_was_found(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     whole = FIXTURES / file
     directory = tmp_path / whole.parent.relative_to(FIXTURES)
     shutil.copytree(whole.parent, directory)
-    change(directory / whole.name)
-    before = sorted(tmp_path.rglob("*"))
-    source = directory / whole.name if file.startswith("openai") else directory
-    with pytest.raises(SaelabError) as error:
-        SAE.load(source)
-    said = str(error.value)
-    assert str(directory) in said
-    assert len(error.value.message) < 400
-    assert said.isprintable() or "\n  fix: " in said
-    assert sorted(tmp_path.rglob("*")) == before
-    assert not Path(CODE_RAN).exists()
+    complaints = {}
+    for name, change in damages(file):
+        place = directory / whole.name
+        change(place)
+        if complaint := what_is_wrong(directory, place, tmp_path):
+            complaints[name] = complaint
+        place.rmdir() if place.is_dir() else place.unlink(missing_ok=True)
+        shutil.copy(whole, place)
+    SAE.load(directory / whole.name if file.startswith("openai") else directory)  # it was the damage, then
+    assert complaints == {}
+
+
+def what_is_wrong(directory: Path, place: Path, root: Path) -> str | None:
+    """With how a damaged SAE is met; None where that is by a clear error, and nothing more."""
+    before = sorted(root.rglob("*"))
+    try:
+        SAE.load(place if "openai" in place.parts else directory)
+        return "it was loaded"
+    except SaelabError as error:
+        said = f"{error.where}: {error.message}"
+        if str(directory) not in said or len(error.message) >= 400 or not said.isprintable():
+            return said
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    if Path(CODE_RAN).exists():
+        return "code was run"
+    return "it wrote files" if sorted(root.rglob("*")) != before else None
