@@ -29,7 +29,7 @@ from torch import Tensor
 from saelab.errors import SaelabError, did_you_mean
 from saelab.files import write_json
 from saelab.interop.origin import Origin, Source
-from saelab.interop.parts import Form, Parts, assemble, form_of, refusal, with_centre
+from saelab.interop.parts import Form, Parts, assemble, check_raw_units, form_of, refusal, with_centre
 from saelab.interop.reading import (
     Fields,
     expect_names,
@@ -248,6 +248,7 @@ def write(sae: SAE, directory: Path) -> None:
     identity = sae.identity
     if identity.transcoder:
         raise refusal(sae, FORMAT.title, "it has classes for SAEs that reconstruct their input alone")
+    check_raw_units(sae, FORMAT.title)
     if form_of(sae) not in _WRITERS:
         raise refusal(sae, FORMAT.title)
     name = _WRITERS[form_of(sae)](sae)

@@ -33,6 +33,7 @@ class Parts:
         centred: whether the encoder subtracts `b_dec` from the input.
         d_in: width of the input.
         transcoder: whether something else than the input is reconstructed.
+        token_scale: which scale of its own each token is divided by, if any (`Identity.token_scale`).
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Parts:
     d_in: int
     W_skip: Tensor | None = None
     transcoder: bool = False
+    token_scale: str | None = None
 
     def with_unit_rows(self) -> Parts:
         """The same reconstruction from decoder rows of norm 1, codes times their norms: for affine encoders."""
@@ -72,6 +74,7 @@ def assemble(parts: Parts, source: Source) -> SAE:
         transcoder=parts.transcoder,
         skip=parts.W_skip is not None,
         centred=parts.centred,
+        token_scale=parts.token_scale,
         provenance=source.provenance(),
     )
     return io.restore(identity, tensors, source.files[0], source.files[-1])
@@ -101,6 +104,12 @@ def refusal(sae: SAE, title: str, reason: str | None = None) -> SaelabError:
     does = _WHAT_THEY_DO.get(form, f"encodes with {form[0].__name__}")
     reason = reason or f"this '{sae.identity.kind}' {does}, for which it has no form"
     return SaelabError(f"{title} cannot hold this SAE: {reason}", where="--format", fix="choose another format")
+
+
+def check_raw_units(sae: SAE, title: str) -> None:
+    """Raise where a format cannot divide each token by its own scale, and the SAE does."""
+    if sae.identity.token_scale is not None:
+        raise refusal(sae, title, "it divides each token by its own scale, which cannot be folded into the weights")
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _LARGEST_RATIO = 100
 """By which compressed weights may grow: real ones hardly shrink at all."""
 _CONFIG_BYTES = 2**24
+_LONGEST = 1000
 _SHOWN = 60
 _REQUIRED: Any = object()
 
@@ -104,6 +105,8 @@ class Fields:
             raise SaelabError(f"{key} should be {wanted}, found {shown(value)}", where=self.where)
         if isinstance(value, float) and not math.isfinite(value):
             raise SaelabError(f"{key} is not finite", where=self.where)
+        if isinstance(value, str) and not (value.isprintable() and len(value) <= _LONGEST):
+            raise SaelabError(f"{key} is {shown(value)}, which is no name", where=self.where)  # a terminal may obey it
         return value
 
 

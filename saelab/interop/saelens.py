@@ -112,8 +112,11 @@ _UNFOLDED: Mapping[str, str] = {
     "SAELens folds it into the weights at the end of training",
     "covariance_whitening": "the matrix that its inputs are whitened with is not in these files; "
     "SAELens folds it into the weights at the end of training",
-    "layer_norm": "biases behind a standardisation of every token cannot be folded into the weights",
-    "constant_norm_rescale": "biases behind a rescaling of every token cannot be folded into the weights",
+}
+_TOKEN_SCALES: Mapping[str, str | None] = {
+    "none": None,
+    "layer_norm": "standard",
+    "constant_norm_rescale": "length",
 }
 
 
@@ -141,20 +144,34 @@ def read(path: Path) -> SAE:
     d_in, d_sae = width(fields, "d_in"), width(fields, "d_sae")
     d_out = width(fields, "d_out") if architecture.transcoder else d_in
     settings = architecture.settings(fields, d_in)
-    rescaled, centred = _usage(fields)
+    usage = _usage(fields)
     tensors = read_safetensors(weights)
     if legacy:
         tensors = saelens_legacy.without_scaling_factor(tensors, str(weights))
-    parts = _parts(architecture, tensors, settings, (d_in, d_sae, d_out), str(weights), centred=centred)
-    if rescaled:
+    parts = _parts(architecture, tensors, settings, (d_in, d_sae, d_out), str(weights), usage)
+    if usage.rescaled:
         parts = parts.with_unit_rows()
     return assemble(parts, Source("saelens", (config, weights), _origin(metadata, architecture), values))
 
 
-def _usage(fields: Fields) -> tuple[bool, bool]:
-    """Whether activations are in units of the decoder's norms, and whether b_dec is subtracted from the input."""
+@dataclass(frozen=True)
+class _Usage:
+    """How the weights are used.
+
+    Attributes:
+        rescaled: activations are in units of the decoder's norms.
+        centred: b_dec is subtracted from the input.
+        token_scale: saelab's name of the scale of its own that each token is divided by, if any.
+    """
+
+    rescaled: bool
+    centred: bool
+    token_scale: str | None
+
+
+def _usage(fields: Fields) -> _Usage:
     normalisation = fields.take("normalize_activations", str, "none")
-    if normalisation != "none":
+    if normalisation not in _TOKEN_SCALES:
         reason = _UNFOLDED.get(normalisation, "saelab does not know it")
         raise SaelabError(f"normalize_activations is {shown(normalisation)}: {reason}", where=fields.where)
     reshaping = fields.take("reshape_activations", str, "none")
@@ -163,11 +180,14 @@ def _usage(fields: Fields) -> tuple[bool, bool]:
     dtype = fields.take("dtype", str, "float32")
     if dtype.removeprefix("torch.") not in ("float32", "float64", "float16", "bfloat16"):
         raise SaelabError(f"unknown dtype {shown(dtype)}", where=fields.where)
-    rescaled = fields.take("rescale_acts_by_decoder_norm", bool, False)
-    centred = fields.take("apply_b_dec_to_input", bool, True)
+    usage = _Usage(
+        rescaled=fields.take("rescale_acts_by_decoder_norm", bool, False),
+        centred=fields.take("apply_b_dec_to_input", bool, True),
+        token_scale=_TOKEN_SCALES[normalisation],
+    )
     fields.ignore("device", *_IN_TRAINING)
     fields.done()
-    return rescaled, centred
+    return usage
 
 
 def _parts(
@@ -176,8 +196,7 @@ def _parts(
     settings: dict[str, Any],
     widths: tuple[int, int, int],
     where: str,
-    *,
-    centred: bool,
+    usage: _Usage,
 ) -> Parts:
     d_in, d_sae, d_out = widths
     shapes: dict[str, tuple[int, ...]] = {} if architecture.tied else {"W_enc": (d_in, d_sae)}
@@ -200,7 +219,9 @@ def _parts(
         coder["rule.threshold"] = threshold
     if architecture.tied:
         coder["residual_threshold"] = torch.tensor(settings["residual_threshold"], dtype=tensors["W_dec"].dtype)
-        b_dec = tensors["b_dec"] if centred else torch.zeros_like(tensors["b_dec"])  # neither here nor there, then
+        b_dec = (
+            tensors["b_dec"] if usage.centred else torch.zeros_like(tensors["b_dec"])
+        )  # neither here nor there, then
     else:
         coder["W_enc"], b_dec = tensors["W_enc"].T, tensors["b_dec"]
     return Parts(
@@ -209,10 +230,11 @@ def _parts(
         coder=coder,
         W_dec=tensors["W_dec"],
         b_dec=b_dec,
-        centred=centred or architecture.tied,
+        centred=usage.centred or architecture.tied,
         d_in=d_in,
         W_skip=tensors.get("W_skip"),
         transcoder=architecture.transcoder,
+        token_scale=usage.token_scale,
     )
 
 
@@ -271,7 +293,7 @@ def write(sae: SAE, directory: Path) -> None:
         "dtype": str(sae.W_dec.dtype).removeprefix("torch."),
         "device": "cpu",
         "apply_b_dec_to_input": sae.coder.centred,
-        "normalize_activations": "none",
+        "normalize_activations": next(key for key, scale in _TOKEN_SCALES.items() if scale == identity.token_scale),
         "reshape_activations": "hook_z" if (origin.hook or "").endswith("hook_z") else "none",
         "metadata": _metadata(sae, origin),
         **({"d_out": identity.d_out} if architecture.transcoder else {}),

@@ -17,7 +17,7 @@ from typing import Any
 from saelab.errors import SaelabError
 from saelab.files import write_json, write_tensors
 from saelab.interop.origin import Origin, Source
-from saelab.interop.parts import Parts, assemble, form_of, refusal, with_centre
+from saelab.interop.parts import Parts, assemble, check_raw_units, form_of, refusal, with_centre
 from saelab.interop.reading import Fields, expect_shapes, floating, read_config, read_safetensors, shown, width
 from saelab.sae import SAE
 from saelab.sae.coders import OneStep
@@ -95,6 +95,7 @@ def write(sae: SAE, directory: Path) -> None:
         SaelabError: it keeps another number of latents than k of each token, or the widths differ.
     """
     identity, k = sae.identity, getattr(getattr(sae.coder, "rule", None), "k", 0)
+    check_raw_units(sae, FORMAT.title)
     if form_of(sae) != (OneStep, TopK):
         raise refusal(sae, FORMAT.title)
     if identity.d_in != identity.d_out:

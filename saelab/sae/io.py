@@ -1,14 +1,16 @@
 """saelab's own format: a directory with `config.json` and `weights.safetensors`.
 
 ```
-config.json          schema, saelab, kind, settings, d_in, d_out, form, transcoder, skip, centred, provenance
+config.json          schema, saelab, kind, settings, d_in, d_out, form, transcoder, skip, centred,
+                     token_scale, provenance
 weights.safetensors  coder.W_enc [lat, d_in]  coder.b_enc [lat]  decoder.W_dec [lat, d_out]  decoder.b_dec [d_out],
                      with a skip connection decoder.W_skip [d_out, d_in],
                      and what else the variant's coder and rule keep: coder.rule.threshold [] or [lat], ...
 ```
 Loading is strict: another schema, a missing, extra or misshapen tensor, or a value that is not finite
 is an error that says so. Nothing in either file is executed. A file from before there were transcoders says
-neither `transcoder` nor `skip`, and is none; one from before SAEs were imported does not say `centred`.
+neither `transcoder` nor `skip`, and is none; one from before SAEs were imported says neither `centred` nor
+`token_scale`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from saelab.errors import SaelabError
 from saelab.files import atomic_directory, read_json, read_tensors
 from saelab.sae import foreign, variants
 from saelab.sae.model import SAE, Identity
+from saelab.sae.token_scale import TOKEN_SCALES
 
 SCHEMA = 1
 CONFIG = "config.json"
@@ -93,21 +96,24 @@ def restore(identity: Identity, tensors: Mapping[str, Tensor], config: Path, wei
     if identity.form == "inference":
         sae = sae.inference()
     sae.identity = identity
+    _check_imported(identity, sae, config)
     if identity.centred is not None:
-        _check_centre(identity, sae, config)
         sae.coder.centred = identity.centred
     _check_weights(sae.state_dict(), tensors, weights)
     sae.load_state_dict(tensors, assign=True)
     return sae if identity.form == "training" else sae.requires_grad_(False)
 
 
-def _check_centre(identity: Identity, sae: SAE, config: Path) -> None:
+def _check_imported(identity: Identity, sae: SAE, config: Path) -> None:
+    """Raise where what only imported SAEs say does not go with the rest."""
+    if identity.centred is None and identity.token_scale is None:
+        return
     if identity.form != "inference":
-        raise SaelabError("only an inference form may say centred", where=str(config))
-    if identity.centred and identity.transcoder:
-        raise SaelabError("a transcoder cannot subtract the target's bias from its input", where=str(config))
-    if not identity.centred and sae.coder.bound_to_input is not None:
+        raise SaelabError("only an inference form may say centred or token_scale", where=str(config))
+    if identity.centred is False and sae.coder.bound_to_input is not None:
         raise SaelabError(f"'{identity.kind}' always reads the input minus the decoder's bias", where=str(config))
+    if identity.transcoder and (identity.centred or identity.token_scale is not None):
+        raise SaelabError("a transcoder's target has neither the bias nor the scale of its input", where=str(config))
 
 
 def _identity(document: Any, path: Path) -> Identity:
@@ -115,7 +121,7 @@ def _identity(document: Any, path: Path) -> Identity:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise SaelabError(f"expected schema {SCHEMA}, found {found!r}", where=str(path))
     try:
-        document = {"transcoder": False, "skip": False, "centred": None} | document
+        document = {"transcoder": False, "skip": False, "centred": None, "token_scale": None} | document
         fields = {name: document[name] for name in Identity.__dataclass_fields__}
     except KeyError as error:
         raise SaelabError(f"the key {error} is missing", where=str(path)) from error
@@ -125,6 +131,9 @@ def _identity(document: Any, path: Path) -> Identity:
             raise SaelabError(f"{name} should be {expected.__name__}, found {fields[name]!r}", where=str(path))
     if type(fields["centred"]) not in (bool, type(None)):
         raise SaelabError(f"centred should be bool or null, found {fields['centred']!r}", where=str(path))
+    if fields["token_scale"] is not None and fields["token_scale"] not in tuple(TOKEN_SCALES):
+        known = ", ".join(TOKEN_SCALES)
+        raise SaelabError(f"token_scale is {known} or null, not {fields['token_scale']!r}", where=str(path))
     if not (0 < fields["d_in"] < _WIDEST and 0 < fields["d_out"] < _WIDEST):
         raise SaelabError(f"d_in {fields['d_in']} and d_out {fields['d_out']} are no widths", where=str(path))
     identity = Identity(**fields)

@@ -91,6 +91,8 @@ def saelens() -> Made:
         "topk_rescaled": built("topk", k=K, rescale_acts_by_decoder_norm=True),
         "abstopk_rescaled": built("abstopk", k=K, rescale_acts_by_decoder_norm=True),
         "topk_not_centred": built("topk", k=K, apply_b_dec_to_input=False),
+        "topk_layer_norm": built("topk", k=K, normalize_activations="layer_norm"),
+        "jumprelu_constant_norm": built("jumprelu", normalize_activations="constant_norm_rescale"),
         "standard_not_centred": built("standard", apply_b_dec_to_input=False),
         "matching_pursuit": built("matching_pursuit", max_iterations=6, residual_threshold=0.5),
         "matching_pursuit_repeating": built(
@@ -201,24 +203,18 @@ def gemma_scope() -> Made:
 
 def openai() -> Made:
     """Of the official repository; `pip install` it, or put it on PYTHONPATH."""
-    from sparse_autoencoder import Autoencoder
+    from sparse_autoencoder.model import Autoencoder, TopK
 
     def save(module: torch.nn.Module) -> Callable[[Path], None]:
         return lambda directory: torch.save(module.state_dict(), directory / "7.pt")
 
-    class Plain:
-        def __init__(self, module: Any):
-            self.module = module
-
-        def encode(self, x: Tensor) -> Tensor:
-            return self.module.encode(x)[0]
-
-        def __call__(self, x: Tensor) -> Tensor:
-            return self.module(x)[2]
-
-    relu = Autoencoder(LATENTS, D_IN)
-    randomise(relu)
-    return {"relu": (save(relu), Plain(relu))}
+    whole = {
+        "relu": Autoencoder(LATENTS, D_IN),
+        "topk": Autoencoder(LATENTS, D_IN, activation=TopK(K), normalize=True),
+    }
+    for module in whole.values():
+        randomise(module)
+    return {name: (save(module), module) for name, module in whole.items()}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from saelab.files import read_json
 from saelab.interop import WRITABLE, Origin, export
 from saelab.sae import SAE, VARIANTS, build
 from saelab.sae.foreign import recognised
+from saelab.training.start import start_from
 from tests.interop.conftest import FIXTURES, LATENTS, D, foreign
 
 
@@ -76,12 +77,13 @@ ROUNDED = {("feature_choice", "dictionary_learning")}
 
 
 def check_round_trip(sae: SAE, directory: Path, format: str) -> SAE:
+    """Weights, codes and reconstructions have the same bits when they come back."""
     export(sae, directory, format)
     back = SAE.load(directory)
     ours, theirs = sae.state_dict(), back.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(value.expand_as(theirs[name]), theirs[name]) for name, value in ours.items())
-    x = 2 * torch.randn(64, D)
+    x = 2 * torch.randn(64, sae.identity.d_in)
     assert torch.equal(back.encode(x).to_dense(), sae.encode(x).to_dense())
     assert torch.equal(back(x), sae(x))
     return back
@@ -240,6 +242,89 @@ def test_files_of_two_tools_in_one_place_are_ambiguous(tmp_path):
         SAE.load(tmp_path / "both")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model_name", "gpt2\x1b[2J"),
+        ("hook_name", "blocks.3\nhook"),
+        ("dataset_path", "x" * 2000),
+        ("context_size", "128"),
+        ("prepend_bos", 1),
+        ("hook_name", ["blocks.3.hook_resid_post"]),
+    ],
+)
+def test_names_that_a_terminal_would_obey_and_wrong_types_in_metadata_are_refused(tmp_path, key, value):
+    shutil.copytree(FIXTURES / "saelens" / "topk", tmp_path / "there")
+    config = read_json(tmp_path / "there" / "cfg.json")
+    config["metadata"][key] = value
+    (tmp_path / "there" / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(SaelabError, match=key) as error:
+        SAE.load(tmp_path / "there")
+    assert str(error.value).isprintable()
+
+
+def test_metadata_may_hold_anything_else(tmp_path):
+    shutil.copytree(FIXTURES / "saelens" / "topk", tmp_path / "there")
+    config = read_json(tmp_path / "there" / "cfg.json")
+    config["metadata"] |= {"notes": {"by": ["hand", 3, None]}, "hook_head_index": 2}
+    (tmp_path / "there" / "cfg.json").write_text(json.dumps(config))
+    sae = SAE.load(tmp_path / "there")
+    assert sae.identity.provenance["imported"]["metadata"]["metadata"]["notes"] == {"by": ["hand", 3, None]}
+    assert Origin.of(sae.identity).hook is None  # one head of a hook: saelab has no name for that
+
+
+def test_signed_sparsify_saes_keep_the_largest_magnitudes(tmp_path):
+    shutil.copytree(FIXTURES / "sparsify" / "layers.3", tmp_path / "there")
+    config = read_json(tmp_path / "there" / "cfg.json")
+    (tmp_path / "there" / "cfg.json").write_text(json.dumps(config | {"signed": True}))
+    sae, plain = SAE.load(tmp_path / "there"), SAE.load(FIXTURES / "sparsify" / "layers.3").state_dict()
+    x = foreign(FIXTURES / "sparsify" / "layers.3").x
+    pre = (x - plain["decoder.b_dec"]) @ plain["coder.W_enc"].T + plain["coder.b_enc"]
+    expected = torch.zeros_like(pre).scatter(1, (best := pre.abs().topk(6).indices), pre.gather(1, best))
+    torch.testing.assert_close(sae.encode(x).to_dense(), expected, atol=1e-5, rtol=0)
+    assert (expected < 0).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"activation": "GELU"}, "'GELU' with OrderedDict"),
+        ({"activation": torch.zeros(3)}, "none of the official code's releases"),
+        ({"activation_state_dict": {3: 4}}, "none of the official code's releases"),
+        ({"activation_state_dict": {"k": 4}}, "described twice"),
+        ({"activation.k": 5}, "described twice"),
+        ({"activation_state_dict": {"k": 4, "postact_fn": "ReLU", "gate": 1}}, "unknown key 'gate'"),
+        ({"activation": "ReLU"}, "unknown key 'k'"),
+    ],
+    ids=str,
+)
+def test_an_activation_that_openais_releases_do_not_have_is_refused(tmp_path, change, error):
+    state = torch.load(FIXTURES / "openai" / "topk" / "7.pt", weights_only=True)
+    torch.save(state | change, tmp_path / "7.pt")
+    with pytest.raises(SaelabError, match=error):
+        SAE.load(tmp_path / "7.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"centred": 1}, "centred should be bool or null, found 1"),
+        ({"token_scale": "mine"}, "token_scale is standard, length or null, not 'mine'"),
+        ({"token_scale": ["standard"]}, "token_scale is standard"),
+        ({"token_scale": "standard", "form": "training"}, "only an inference form"),
+        ({"token_scale": "standard", "transcoder": True}, "a transcoder's target"),
+        ({"centred": True, "transcoder": True}, "a transcoder's target"),
+    ],
+    ids=str,
+)
+def test_saelabs_own_files_may_not_contradict_themselves(tmp_path, change, error):
+    SAE.load(FIXTURES / "saelens" / "topk").save(tmp_path / "kept")
+    config = read_json(tmp_path / "kept" / "config.json")
+    (tmp_path / "kept" / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(SaelabError, match=error):
+        SAE.load(tmp_path / "kept")
+
+
 # -- SAELens before version 6 -------------------------------------------------------------------------------
 
 OLD = {
@@ -265,6 +350,19 @@ def older(name: str, directory: Path, config: dict[str, object]) -> Path:
     return directory
 
 
+@pytest.mark.parametrize("name", ["saelens/topk_layer_norm", "saelens/jumprelu_constant_norm", "openai/topk"])
+def test_a_scale_of_each_tokens_own_is_kept_where_it_can_be_and_refused_elsewhere(tmp_path, name):
+    there = foreign(FIXTURES / name)
+    sae = SAE.load(there.source)
+    assert sae.identity.token_scale is not None
+    check_round_trip(sae, tmp_path / "there", "saelens")
+    for format in ("sparsify", "dictionary_learning"):
+        with pytest.raises(SaelabError, match="divides each token by its own scale"):
+            export(sae, tmp_path / "more", format)
+    with pytest.raises(SaelabError, match="units of each token's own scale"):
+        start_from(build("topk", 8, {"n_latents": 24, "k": 4}).sae, sae)
+
+
 def test_a_run_configuration_from_before_version_6_is_read(tmp_path):
     there = foreign(FIXTURES / "saelens" / "standard")
     sae = SAE.load(older("saelens/standard", tmp_path / "old", OLD))
@@ -285,7 +383,7 @@ def test_topk_was_an_activation_function_then(tmp_path):
         ({"activation_fn_str": "tanh-relu"}, "'tanh-relu' has no counterpart"),
         ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor is on"),
         ({"normalize_activations": True}, "normalize_activations is 'expected_average_only_in': the factor"),
-        ({"normalize_activations": "layer_norm"}, "cannot be folded into the weights"),
+        ({"normalize_activations": "covariance_whitening"}, "the matrix that its inputs are whitened with is not"),
         ({"sae_lens_version": "5.1.0", "gate": 3}, "unknown key 'gate' = 3"),
         ({"sae_lens_version": "six"}, "sae_lens_version is 'six'"),
         ({"activation_fn_kwargs": {"k": 3}}, "unknown key 'k' = 3"),

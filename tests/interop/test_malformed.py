@@ -31,7 +31,7 @@ SAFETENSORS = (
     "saelens/matryoshka_batchtopk_checkpoint/sae_weights.safetensors",
     "sparsify/layers.1.mlp/sae.safetensors",
 )
-PICKLED = ("dictionary_learning/matryoshka/ae.pt", "dictionary_learning/gated/ae.pt", "openai/relu/7.pt")
+PICKLED = ("dictionary_learning/matryoshka/ae.pt", "dictionary_learning/gated/ae.pt", "openai/topk/7.pt")
 STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 
 
