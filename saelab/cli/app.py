@@ -234,6 +234,35 @@ def index(
         work.reporter.say(f"browse     saelab browse {run}")
 
 
+@app.command(name="import")
+def import_(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="a directory or a file of another tool's", show_default=False)
+    ],
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="the run to make, such as runs/x", show_default=False)],
+    model: Annotated[str | None, typer.Option(help="the language model, where the files do not say it")] = None,
+    hook: Annotated[str | None, typer.Option(help="what the SAE reads, such as blocks.5.hook_resid_post")] = None,
+    target_hook: Annotated[str | None, typer.Option(help="what a transcoder reconstructs")] = None,
+    data: Annotated[str | None, typer.Option(help="the text to look at it on: asset:..., a file, a dataset")] = None,
+    tokens: Annotated[int, typer.Option(help="how much of that text")] = 500_000,
+    override: Override = None,
+    as_json: Json = False,
+) -> None:
+    """Make a run of an SAE that was trained elsewhere: eval, index and browse then work on it.
+
+    Reads SAELens, sparsify, dictionary_learning, Gemma Scope and OpenAI; the format is recognised from the files.
+    """
+    from saelab.cli.importing import Given, import_sae
+    from saelab.files import read_json
+
+    given = Given(model, hook, target_hook, data, tokens, override or [])
+    work = import_sae(source, run, given, _reporter(as_json))
+    if as_json:
+        _print_json(read_json(work.directory.summary))
+    else:
+        work.reporter.say(f"next       saelab eval {run}; saelab index {run}; saelab browse {run}")
+
+
 @app.command()
 def runs(
     directories: Annotated[
@@ -289,7 +318,7 @@ def _add_groups() -> None:
     app.add_typer(assets.app, name="assets", help="The demo model and text.")
     app.add_typer(bench.app, name="bench", help="What the variants find where the truth is known; how fast they train.")
     app.add_typer(config.app, name="config", help="Show, check and describe configurations.")
-    app.add_typer(export.app, name="export", help="Features for Neuronpedia, as an HTML page, as Parquet.")
+    app.add_typer(export.app, name="export", help="A run's SAE for other tools; its features for people.")
     app.add_typer(store.app, name="store", help="What stored activations hold, and whether they are whole.")
 
 

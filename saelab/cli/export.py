@@ -1,4 +1,8 @@
-"""`saelab export`: what other tools and people take."""
+"""`saelab export`: what other tools and people take.
+
+`saelab export RUN DIR --format ...` writes the SAE, and is short for `saelab export sae`; `saelab export features`
+writes what is known of its latents.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from saelab.cli.console import progress
 from saelab.errors import SaelabError
@@ -18,12 +23,45 @@ if TYPE_CHECKING:
     from saelab.features.bundle import Bundle
     from saelab.features.exports import Report, Selection
 
-app = typer.Typer(help="Write features in forms that others read.", no_args_is_help=True)
+
+class _SaeUnlessSaid(TyperGroup):
+    """`export RUN DIR` is `export sae RUN DIR`; a run that is called like a command needs the long form."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "-h", "--help"):
+            args = ["sae", *args]
+        return super().parse_args(ctx, args)
 
 
-@app.callback()
-def _group() -> None:
-    """A group, though there is one command yet."""
+app = typer.Typer(
+    help="Write the SAE, or its features, in forms that others read.", cls=_SaeUnlessSaid, no_args_is_help=True
+)
+
+
+@app.command()
+def sae(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="a run's directory, or an SAE that saelab can load")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="the directory to make", show_default=False)],
+    format: Annotated[str, typer.Option(help="saelens, sparsify or dictionary_learning", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
+) -> None:
+    """Write a run's SAE as another tool would have: its inference form, on raw activations.
+
+    `saelab export RUN DIR --format ...` is short for this.
+    """
+    from saelab import interop
+    from saelab.sae import SAE
+    from saelab.training.run_directory import RunDirectory
+
+    place = RunDirectory(Path(run))
+    if place.config.exists() and not place.finished:
+        raise SaelabError("this run has no trained SAE yet", where=run, fix="saelab train")
+    loaded = SAE.load(place.sae if place.finished else run)
+    interop.export(loaded, out, format)
+    if as_json:
+        typer.echo(json.dumps({"path": str(out), "format": format, "sae_sha256": loaded.sha256()}))
+    else:
+        typer.echo(f"{loaded.identity.kind}, {loaded.n_latents:,} latents -> {out}")
 
 
 class Format(StrEnum):

@@ -43,6 +43,8 @@ class Group:
 
     def prepare(self, *, fresh: bool) -> Store:
         """Everything that can fail before a directory is touched; then the activations."""
+        for run in self.runs:
+            run.check_trainable(fresh=fresh)
         if not fresh:
             for run in self.runs:
                 run.check_same_config()

@@ -130,6 +130,9 @@ class RunConfig:
     init_from: Annotated[
         str | None, "start from the weights of another SAE: a run's directory, or one that SAE.load reads"
     ] = None
+    imported_from: Annotated[
+        str | None, "where the SAE was imported from, untrained here (written by `saelab import`)"
+    ] = None
     windows: Annotated[WindowSpec, "how text becomes contexts"] = field(default_factory=WindowSpec)
     mask: Annotated[MaskSpec, "which positions count"] = field(default_factory=MaskSpec)
     train: Annotated[TrainSpec, "training"] = field(default_factory=TrainSpec)
@@ -160,7 +163,8 @@ class RunConfig:
             raise SettingError("sweep", "a config sweeps or compares, not both")
         if self.compare is not None and self.compare.companions and "reconstruction" not in self.eval:
             raise SettingError("eval", "companions need the L0 that `reconstruction` measures")
-        self._check_together()
+        if self.imported_from is None:
+            self._check_together()
 
     def _check_together(self) -> None:
         """What the SAE asks of the activations and of the batches."""

@@ -91,6 +91,15 @@ class Run:
             return self.directory.begun
         return self.directory.finished or (self.directory.config.exists() and bool(checkpoint.existing(self.place)))
 
+    def check_trainable(self, *, fresh: bool) -> None:
+        """Raise where training would have to make what was imported."""
+        if self.config.imported_from is not None and (fresh or not self.directory.finished):
+            raise SaelabError(
+                f"this run's SAE was imported from {self.config.imported_from}: there is nothing to train",
+                where=str(self.directory.path),
+                fix="saelab import makes such a run; saelab eval and saelab index measure it",
+            )
+
     def check_same_config(self) -> None:
         """Raise where the directory holds a run of another config (settings of `eval` may differ)."""
         if not self._begun:

@@ -1,19 +1,22 @@
 """saelab's own format: a directory with `config.json` and `weights.safetensors`.
 
 ```
-config.json          schema, saelab, kind, settings, d_in, d_out, form, transcoder, skip, provenance
+config.json          schema, saelab, kind, settings, d_in, d_out, form, transcoder, skip, centred,
+                     token_scale, provenance
 weights.safetensors  coder.W_enc [lat, d_in]  coder.b_enc [lat]  decoder.W_dec [lat, d_out]  decoder.b_dec [d_out],
                      with a skip connection decoder.W_skip [d_out, d_in],
                      and what else the variant's coder and rule keep: coder.rule.threshold [] or [lat], ...
 ```
 Loading is strict: another schema, a missing, extra or misshapen tensor, or a value that is not finite
 is an error that says so. Nothing in either file is executed. A file from before there were transcoders says
-neither `transcoder` nor `skip`, and is none.
+neither `transcoder` nor `skip`, and is none; one from before SAEs were imported says neither `centred` nor
+`token_scale`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,9 @@ from torch import Tensor
 from saelab import __version__
 from saelab.errors import SaelabError
 from saelab.files import atomic_directory, read_json, read_tensors
-from saelab.sae import variants
+from saelab.sae import foreign, variants
 from saelab.sae.model import SAE, Identity
+from saelab.sae.token_scale import TOKEN_SCALES
 
 SCHEMA = 1
 CONFIG = "config.json"
@@ -51,27 +55,65 @@ def save(sae: SAE, directory: Path) -> None:
         save_file(tensors, temporary / WEIGHTS)
 
 
-def load(directory: Path) -> SAE:
-    """Read a directory written by `save`; see `SAE.load`."""
-    if not directory.is_dir():
-        raise SaelabError("there is no SAE here: this directory does not exist", where=str(directory))
-    path = directory / CONFIG
-    identity = _identity(read_json(path), path)
+def load(source: Path | str) -> SAE:
+    """Read a directory written by `save`, or an SAE in a format of `saelab.sae.foreign`; see `SAE.load`."""
+    path = foreign.located(source)
+    if not (path / WEIGHTS).exists():
+        name = foreign.recognised(path)
+        if name is not None:
+            return foreign.FORMATS[name].read(path)
+        if not (path / CONFIG).exists():
+            known = "; ".join(
+                f"{each.title}: {each.files}" for each in map(foreign.FORMATS.__getitem__, foreign.FORMATS)
+            )
+            raise SaelabError(
+                "there is no SAE here in a form that saelab knows",
+                where=str(path),
+                fix=f"name a directory with {CONFIG} and {WEIGHTS}, or another tool's ({known})",
+            )
+    identity = _identity(read_json(path / CONFIG), path / CONFIG)
+    return restore(identity, read_tensors(path / WEIGHTS), path / CONFIG, path / WEIGHTS)
+
+
+def restore(identity: Identity, tensors: Mapping[str, Tensor], config: Path, weights: Path) -> SAE:
+    """The SAE of this identity with these weights, which are taken over, not copied.
+
+    Args:
+        config, weights: where they were read: what errors name.
+
+    Raises:
+        SaelabError: nothing can be built of the identity, or the weights are not its own, or not finite.
+    """
     try:
         with torch.device("meta"):
             target = identity.d_out if identity.transcoder else None
             sae = variants.build(identity.kind, identity.d_in, identity.settings, target, skip=identity.skip).sae
     except (SaelabError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise SaelabError(f"not an SAE this saelab can build: {error}", where=str(path)) from error
+        reason, fix = (error.message, error.fix) if isinstance(error, SaelabError) else (error, None)
+        raise SaelabError(f"not an SAE this saelab can build: {reason}", where=str(config), fix=fix) from error
     if identity.d_out != sae.identity.d_out:
-        raise SaelabError(f"d_out is {identity.d_out}, this variant's is {sae.identity.d_out}", where=str(path))
+        raise SaelabError(f"d_out is {identity.d_out}, this variant's is {sae.identity.d_out}", where=str(config))
     if identity.form == "inference":
         sae = sae.inference()
     sae.identity = identity
-    tensors = read_tensors(directory / WEIGHTS)
-    _check_weights(sae.state_dict(), tensors, directory / WEIGHTS)
+    _check_imported(identity, sae, config)
+    if identity.centred is not None:
+        sae.coder.centred = identity.centred
+    _check_weights(sae.state_dict(), tensors, weights)
     sae.load_state_dict(tensors, assign=True)
     return sae if identity.form == "training" else sae.requires_grad_(False)
+
+
+def _check_imported(identity: Identity, sae: SAE, config: Path) -> None:
+    """Raise where what only imported SAEs say does not go with the rest."""
+    if identity.centred is None and identity.token_scale is None:
+        return
+    if identity.form != "inference":
+        raise SaelabError("only an inference form may say centred or token_scale", where=str(config))
+    if identity.centred is False and sae.coder.bound_to_input is not None:
+        raise SaelabError(f"'{identity.kind}' always reads the input minus the decoder's bias", where=str(config))
+    if identity.transcoder and (identity.centred or identity.token_scale is not None):
+        raise SaelabError("a transcoder's target has neither the bias nor the scale of its input", where=str(config))
 
 
 def _identity(document: Any, path: Path) -> Identity:
@@ -79,7 +121,7 @@ def _identity(document: Any, path: Path) -> Identity:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise SaelabError(f"expected schema {SCHEMA}, found {found!r}", where=str(path))
     try:
-        document = {"transcoder": False, "skip": False} | document
+        document = {"transcoder": False, "skip": False, "centred": None, "token_scale": None} | document
         fields = {name: document[name] for name in Identity.__dataclass_fields__}
     except KeyError as error:
         raise SaelabError(f"the key {error} is missing", where=str(path)) from error
@@ -87,6 +129,11 @@ def _identity(document: Any, path: Path) -> Identity:
     for name, expected in (types | {"transcoder": bool, "skip": bool}).items():
         if type(fields[name]) is not expected:  # a bool is no number here
             raise SaelabError(f"{name} should be {expected.__name__}, found {fields[name]!r}", where=str(path))
+    if type(fields["centred"]) not in (bool, type(None)):
+        raise SaelabError(f"centred should be bool or null, found {fields['centred']!r}", where=str(path))
+    if fields["token_scale"] is not None and fields["token_scale"] not in tuple(TOKEN_SCALES):
+        known = ", ".join(TOKEN_SCALES)
+        raise SaelabError(f"token_scale is {known} or null, not {fields['token_scale']!r}", where=str(path))
     if not (0 < fields["d_in"] < _WIDEST and 0 < fields["d_out"] < _WIDEST):
         raise SaelabError(f"d_in {fields['d_in']} and d_out {fields['d_out']} are no widths", where=str(path))
     identity = Identity(**fields)
@@ -95,7 +142,7 @@ def _identity(document: Any, path: Path) -> Identity:
     return identity
 
 
-def _check_weights(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
+def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             raise SaelabError(f"the tensor {name} is missing", where=str(path))

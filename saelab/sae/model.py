@@ -17,6 +17,7 @@ from saelab.errors import SaelabError
 from saelab.kernels import Support, gather
 from saelab.sae.code import Seen, SparseCode
 from saelab.sae.coders import Coder
+from saelab.sae.token_scale import TOKEN_SCALES, TokenScale
 
 _ENCODE_TOKENS = 2048
 """Tokens encoded at once where nothing asks for a gradient, so that memory does not grow with the input."""
@@ -82,6 +83,10 @@ class Identity:
         d_in, d_out: widths of input and output.
         form: "training" sees scaled inputs; "inference" raw ones, token by token.
         transcoder: whether it reconstructs something else than its input; skip: with a skip connection.
+        centred: whether its encoder subtracts the decoder's bias from the input, where that is said of this SAE
+            (an imported one); None: as the variant has it.
+        token_scale: which scale of its own each token is divided by (an imported SAE; see
+            `saelab.sae.token_scale`), so that codes are in units of it; None: codes are in raw units.
         provenance: JSON-able: model, hook, mask policy, data, tokens seen, config hash, versions.
     """
 
@@ -92,6 +97,8 @@ class Identity:
     form: str = "training"
     transcoder: bool = False
     skip: bool = False
+    centred: bool | None = None
+    token_scale: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
@@ -130,6 +137,7 @@ class SAE(nn.Module):
         """
         outer, x = x.ndim - 1, self._rows(x)
         side = {name: value.reshape(len(x), *value.shape[outer:]).to(x) for name, value in (side or {}).items()}
+        x = x if self.identity.token_scale is None else self._token_scale(x).take_out(x)
         missing = self.coder.requires - side.keys()
         if missing:
             raise SaelabError(
@@ -154,13 +162,16 @@ class SAE(nn.Module):
         return concatenate([self.coder.encode(_part(seen, start)).code for start in starts])
 
     def decode(self, code: SparseCode) -> Tensor:
-        """What a code says of the output, `[tok, d_out]`: all of it but for a skip connection."""
+        """What a code says of the output, `[tok, d_out]`: all of it but for a skip connection, and in units of
+        each token's own scale where the SAE has such."""
         if code.n_latents != self.n_latents:
             raise SaelabError(f"this code has {code.n_latents} latents, the SAE {self.n_latents}")
         return self.decoder(code)
 
     def reconstruct(self, x: Tensor, code: SparseCode) -> Tensor:
         """The output for `[..., d_in]` encoded as `code` (or as a changed one), `[tok, d_out]`."""
+        if self.identity.token_scale is not None:
+            return self._token_scale(self._rows(x)).put_back(self.decode(code))
         if self.decoder.W_skip is None:
             return self.decode(code)
         return self.decode(code) + self._rows(x) @ self.decoder.W_skip.T
@@ -168,6 +179,9 @@ class SAE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., d_in]` -> its reconstruction, `[..., d_out]`, in the dtype of the weights."""
         return self.reconstruct(x, self.encode(x)).reshape(*x.shape[:-1], self.identity.d_out)
+
+    def _token_scale(self, x: Tensor) -> TokenScale:
+        return TOKEN_SCALES[str(self.identity.token_scale)](x)
 
     def _rows(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.identity.d_in:
@@ -254,6 +268,8 @@ class SAE(nn.Module):
         """A fingerprint of weights, variant, settings and form: the key of annotations and indexes."""
         what = [self.identity.kind, self.identity.settings, self.identity.form]
         what += ["transcoder"] if self.identity.transcoder else []
+        what += [] if self.identity.centred is None else ["centred" if self.identity.centred else "not centred"]
+        what += [] if self.identity.token_scale is None else [self.identity.token_scale]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             array = value.detach().cpu().contiguous()
@@ -268,15 +284,16 @@ class SAE(nn.Module):
         io.save(self, Path(directory))
 
     @classmethod
-    def load(cls, directory: Path | str) -> SAE:
-        """Read what `save` wrote.
+    def load(cls, source: Path | str) -> SAE:
+        """Read what `save` wrote, or what another tool did: its format is recognised from the files.
 
         Raises:
-            SaelabError: absent, of another schema, or with weights that do not fit the configuration.
+            SaelabError: absent, of another schema or a form that saelab cannot express, or with weights that do
+                not fit the configuration.
         """
         from saelab.sae import io
 
-        return io.load(Path(directory))
+        return io.load(source)
 
 
 def _part(seen: Seen, start: int) -> Seen:

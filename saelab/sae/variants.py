@@ -542,6 +542,7 @@ def matching_pursuit(
         Selection, "by the largest correlation while positive, or by the largest magnitude"
     ] = "positive",
     residual_threshold: Annotated[float, "stop once the residual is this short, in units of scaled inputs"] = 0.0,
+    ends_at_repeat: Annotated[bool, "also stop at the first latent picked twice, as the official code does"] = False,
     revive: Annotated[float, "weight of the loss that turns dead rows towards the residual; 0: off"] = 1e-2,
 ) -> Blueprint:
     """MP-SAE (Costa et al. 2025, arXiv 2506.03093): matching pursuit on the residual, unit rows, no encoder.
@@ -551,7 +552,9 @@ def matching_pursuit(
     code; the paper does not clip them, which differs at the first step alone.
     """
     _not_negative(revive=revive)
-    coder = Pursuit(n_latents, k, selection=selection, residual_threshold=residual_threshold)
+    coder = Pursuit(
+        n_latents, k, selection=selection, residual_threshold=residual_threshold, ends_at_repeat=ends_at_repeat
+    )
     sae = assemble(d_model, n_latents, coder)
     dead = (LossTerm("revive", revive),) if revive > 0 else ()
     return Blueprint(sae, (_SQUARED, *dead), unit_norm_decoder=True)

@@ -27,7 +27,7 @@ def load_start(path: Path | str) -> SAE:
         return SAE.load(run.sae)
     if run.config.exists():
         raise SaelabError("this run has no trained SAE yet", where=str(path), fix="saelab train, or wait for it")
-    return SAE.load(run.path)
+    return SAE.load(path)
 
 
 @torch.no_grad()
@@ -86,6 +86,8 @@ def _check(sae: SAE, other: SAE) -> None:
         targets = ("its input", "another target")
         message = f"it reconstructs {targets[theirs.transcoder]}, not {targets[mine.transcoder]}"
         raise _refusal(sae, other, message)
+    if theirs.token_scale is not None:
+        raise _refusal(sae, other, "its weights are in units of each token's own scale")
     if theirs.skip and not mine.skip:
         raise _refusal(sae, other, "it has a skip connection", "skip: true")
     if not isinstance(other.coder, sae.coder.deployed_as):

@@ -300,6 +300,20 @@ def test_a_token_stops_at_its_residual_threshold_and_not_before():
     assert 0 < int(wanted.min()) < int(wanted.max()) <= 20
 
 
+def test_a_pursuit_may_end_with_the_first_latent_that_it_picks_twice():
+    rows, x = unit_rows(F, D), tokens()
+    picked, used = pursuit.pursue(x, rows, 20, selection="positive")
+    ended, taken = pursuit.pursue(x, rows, 20, selection="positive", ends_at_repeat=True)
+    ends = set()
+    for token, row in enumerate(picked.tolist()):
+        repeat = next((step for step in range(20) if row[step] in row[:step]), 19)
+        steps = min(repeat + 1, int(used[token].sum()))
+        assert ended[token, :steps].tolist() == row[:steps]
+        assert int(taken[token].sum()) == steps
+        ends.add(steps)
+    assert len(ends) > 2
+
+
 def test_pursuit_ends_where_no_correlation_is_positive():
     rows = torch.eye(3, dtype=DOUBLE)
     x = torch.tensor([[1.0, -1.0, -2.0], [-1.0, -1.0, -1.0]], dtype=DOUBLE)

@@ -12,12 +12,13 @@ from saelab.sae.coders.pursuit import Pursuit
 @pytest.mark.parametrize("selection", ["positive", "absolute"])
 @pytest.mark.parametrize("threshold", [0.0, 2.5])
 @pytest.mark.parametrize("length", [1.0, 0.9, 1.1])
-def test_compiled_and_plain_pursuits_are_one(monkeypatch, selection, threshold, length):
+@pytest.mark.parametrize("ends_at_repeat", [False, True])
+def test_compiled_and_plain_pursuits_are_one(monkeypatch, selection, threshold, length, ends_at_repeat):
     torch.manual_seed(0)
     x = torch.randn(50, 12, dtype=torch.float64, requires_grad=True)
     rows = length * torch.nn.functional.normalize(torch.randn(40, 12, dtype=torch.float64), dim=1)
     rows.requires_grad_()
-    coder = Pursuit(40, 9, selection=selection, residual_threshold=threshold)
+    coder = Pursuit(40, 9, selection=selection, residual_threshold=threshold, ends_at_repeat=ends_at_repeat)
     found = []
     for kernels in ("cpu", "builtin"):
         monkeypatch.setenv("SAELAB_KERNELS", kernels)

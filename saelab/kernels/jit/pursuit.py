@@ -46,8 +46,16 @@ def _best(row, absolute, lanes):
     return -1
 
 
+@serial
+def _among(column, picked):
+    found = False
+    for i in range(picked.shape[0]):
+        found = found or picked[i] == column
+    return found
+
+
 @parallel
-def _pursue(correlation, gram, squares, absolute, least, picked, amounts, counts):
+def _pursue(correlation, gram, squares, absolute, least, ends_at_repeat, picked, amounts, counts):
     n, n_latents = correlation.shape
     steps = picked.shape[1]
     n_lanes = min(_LANES, n_latents)
@@ -61,17 +69,27 @@ def _pursue(correlation, gram, squares, absolute, least, picked, amounts, counts
                 if column < 0 or not energy > least:
                     break
                 amount = row[column]
+                repeated = ends_at_repeat and _among(column, picked[r, :step])
                 picked[r, step], amounts[r, step] = column, amount
                 other = gram[column]
                 energy -= amount * amount * (2 - other[column])  # rows may be off norm 1
                 taken = step + 1
+                if repeated:
+                    break
                 for j in range(n_latents):
                     row[j] -= amount * other[j]
             counts[r] = taken
 
 
 def pursue(
-    correlation: Tensor, gram: Tensor, squares: Tensor, steps: int, *, absolute: bool, threshold: float
+    correlation: Tensor,
+    gram: Tensor,
+    squares: Tensor,
+    steps: int,
+    *,
+    absolute: bool,
+    threshold: float,
+    ends_at_repeat: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The pursuit of tokens whose correlations `[tok, lat]` with the rows are given (and are overwritten).
 
@@ -79,6 +97,7 @@ def pursue(
         gram: `[lat, lat]`, the rows' products with each other.
         squares: `[tok]`, squared norms of the tokens.
         threshold: a pursuit ends where the residual is no longer than that.
+        ends_at_repeat: it also ends with the first latent that it picks twice.
 
     Returns:
         `[tok, steps]` latents (int64) and amounts, 0 behind each pursuit's end, and `[tok]` numbers of steps.
@@ -86,7 +105,8 @@ def pursue(
     shape = (correlation.shape[0], steps)
     picked, amounts = torch.zeros(shape, dtype=torch.int64), correlation.new_zeros(shape)
     counts = torch.empty(shape[0], dtype=torch.int64)
-    call(_pursue, correlation, gram, squares, absolute, threshold * threshold, picked, amounts, counts)
+    least = threshold * threshold
+    call(_pursue, correlation, gram, squares, absolute, least, ends_at_repeat, picked, amounts, counts)
     return picked, amounts, counts
 
 

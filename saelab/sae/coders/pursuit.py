@@ -33,18 +33,27 @@ class Pursuit(Coder):
     Which latents are picked is found without autograd; the coefficients solve the unit lower-triangular
     system `(I + strictly_lower(A A^T)) alpha = A x`, with A the picked rows in order, which is exactly the
     recursion and differentiable. A latent picked twice has one entry, the sum. A token stops when its
-    residual is no longer than `residual_threshold`, or no correlation is left to take.
+    residual is no longer than `residual_threshold`, no correlation is left to take, or, with `ends_at_repeat`, after
+    the first latent that it picks twice.
 
     Source: MP-SAE (arXiv 2506.03093). `selection: positive` takes the largest correlation while
-    that is positive, as the official code does (which also ends a pursuit at the first latent picked
-    twice, and keeps rows at unit norm only when it starts); `absolute` is Mallat and Zhang's rule, whose
+    that is positive, as the official code does (which also ends at a repeat, as SAELens does unless told not to,
+    and keeps rows at unit norm only when it starts); `absolute` is Mallat and Zhang's rule, whose
     residual goes to the projection error. The triangular solve, and its closed form in reverse, are ours.
 
     Attributes:
         steps: latents picked per token at most; may be changed at any time, which is not saved (k is).
     """
 
-    def __init__(self, n_latents: int, steps: int, *, selection: Selection = "positive", residual_threshold: float):
+    def __init__(
+        self,
+        n_latents: int,
+        steps: int,
+        *,
+        selection: Selection = "positive",
+        residual_threshold: float,
+        ends_at_repeat: bool = False,
+    ):
         super().__init__(centred=True)
         check_n_latents(n_latents)
         if steps < 1:
@@ -55,6 +64,7 @@ class Pursuit(Coder):
             raise SettingError("residual_threshold", f"must not be negative, found {residual_threshold}")
         self.steps = steps
         self.selection: Selection = selection
+        self.ends_at_repeat = ends_at_repeat
         self.register_buffer("residual_threshold", torch.tensor(float(residual_threshold)))
 
     residual_threshold: Tensor
@@ -65,11 +75,16 @@ class Pursuit(Coder):
 
     def encode(self, seen: Seen) -> Encoding:
         if pays_to_correlate(len(seen.x), seen.W_dec, self.steps) and dispatch.takes_compiled(seen.x):
-            absolute = self.selection == "absolute"
-            picked, amounts, counts = _Compiled.apply(seen.x, seen.W_dec, self.steps, absolute, self.residual_threshold)
+            how = (self.selection == "absolute", self.ends_at_repeat)
+            picked, amounts, counts = _Compiled.apply(seen.x, seen.W_dec, self.steps, *how, self.residual_threshold)
             return Encoding(_numbered(picked, amounts, counts, len(seen.W_dec)))
         picked, used = pursue(
-            seen.x, seen.W_dec, self.steps, selection=self.selection, residual_threshold=self.residual_threshold
+            seen.x,
+            seen.W_dec,
+            self.steps,
+            selection=self.selection,
+            residual_threshold=self.residual_threshold,
+            ends_at_repeat=self.ends_at_repeat,
         )
         amounts = torch.where(used, solve(seen.x, seen.W_dec, picked, used), 0.0)
         return Encoding(merged(picked, amounts, used, len(seen.W_dec)))
@@ -96,14 +111,15 @@ class _Compiled(Function):
     """`pursue` and `solve` in one, by compiled kernels: the recursion's own amounts are the solution."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, steps: int, absolute: bool, threshold: Tensor):
+    def forward(ctx: Any, x: Tensor, rows: Tensor, steps: int, absolute: bool, ends_at_repeat: bool, threshold: Tensor):
         from saelab.kernels.jit import pursuit
 
         products, bound = gram(rows), float(threshold)
         parts = []
         for some in x.split(_BLOCK_TOKENS):
             squares = torch.linalg.vecdot(some, some)
-            parts.append(pursuit.pursue(some @ rows.T, products, squares, steps, absolute=absolute, threshold=bound))
+            how = {"absolute": absolute, "threshold": bound, "ends_at_repeat": ends_at_repeat}
+            parts.append(pursuit.pursue(some @ rows.T, products, squares, steps, **how))
         picked, amounts, counts = (torch.cat(part) for part in zip(*parts, strict=True))
         ctx.save_for_backward(x, rows, picked, amounts, counts)
         ctx.mark_non_differentiable(picked, counts)
@@ -116,12 +132,18 @@ class _Compiled(Function):
 
         x, rows, picked, amounts, counts = ctx.saved_tensors
         to_x, to_rows = pursuit.backward(x.contiguous(), rows, picked, amounts, counts, grad.contiguous())
-        return to_x, to_rows, None, None, None
+        return to_x, to_rows, None, None, None, None
 
 
 @torch.no_grad()
 def pursue(
-    x: Tensor, rows: Tensor, steps: int, *, selection: Selection, residual_threshold: Tensor | float = 0.0
+    x: Tensor,
+    rows: Tensor,
+    steps: int,
+    *,
+    selection: Selection,
+    residual_threshold: Tensor | float = 0.0,
+    ends_at_repeat: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The latents picked for `[tok, d]` with dictionary `rows` `[lat, d]`: `[tok, steps]` int64, and which of
     them were taken (a prefix of each row)."""
@@ -142,8 +164,10 @@ def pursue(
             active = active & (amount > 0)
         if step % _ENDS_EVERY == 0 and not bool(active.any()):  # asking waits for the device
             break
+        repeated = ((picked[:, :step] == best[:, None]) & used[:, :step]).any(1) if ends_at_repeat else None
         picked[:, step], used[:, step] = torch.where(active, best, 0), active
         amount = torch.where(active, amount, 0.0)
+        active = active if repeated is None else active & ~repeated
         residual = torch.addcmul(residual, rows[best], amount[:, None], value=-1)
         if products is None or (step + 1) % _REFRESH_STEPS == 0:
             torch.mm(residual, rows.T, out=correlation)
