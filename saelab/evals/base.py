@@ -64,7 +64,8 @@ class Chart:
     """A picture of numbers, drawn by the report.
 
     Attributes:
-        series: by name: `[x, y]` points, or `[x, y, low, high]` with an interval. Bars have a text for x.
+        series: by name: `[x, y]` points, or `[x, y, low, high]` with an interval. Bars have a text for x; other points
+            may, and then stand side by side.
         caption: what is to be seen, in a sentence.
     """
 
@@ -136,5 +137,6 @@ for _name, _class in {
     "erasure": "Erasure",
     "bidirectional": "Bidirectional",
     "supervised": "Supervised",
+    "profile": "Profile",
 }.items():
     EVALUATORS.add(_name, f"saelab.evals.{_name}:{_class}")
