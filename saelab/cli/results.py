@@ -42,6 +42,7 @@ def explain(run: Run, document: dict[str, Any]) -> None:
         ("training curves", directory.metrics),
         ("the whole config", directory.config),
         ("the feature index", directory.index),
+        ("the report", directory.report),
     ):
         if not path.exists():
             continue

@@ -275,17 +275,17 @@ def _l0_table(l0: Floats) -> Table:
 
 
 def _l0_chart(l0: Floats) -> Chart:
+    """Bars of one L0 each, or of a few; those stand at their middle."""
     low, high = int(l0.min()), int(l0.max())
     width = (high - low) // _BARS + 1
-    counts = np.bincount(((l0 - low) // width).astype(np.int64)) / len(l0)
-    labels = [str(start) if width == 1 else f"{start}–{start + width - 1}" for start in range(low, high + 1, width)]
+    shares = np.bincount(((l0 - low) // width).astype(np.int64)) / len(l0)
     return Chart(
         "L0 by token",
         "active latents",
         "share of tokens",
-        {"tokens": list(map(list, zip(labels, counts.tolist(), strict=True)))},
+        {"tokens": [[low + width * i + (width - 1) / 2, share] for i, share in enumerate(shares.tolist())]},
         kind="bars",
-        caption="How many latents are active on a token.",
+        caption="How many latents are active on a token." + (f" Each bar spans {width}." if width > 1 else ""),
     )
 
 

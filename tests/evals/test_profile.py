@@ -91,7 +91,7 @@ def test_l0_is_told_token_by_token(subject):
     found = profile(subject(sae))
     assert (found.metrics["l0_p5"], found.metrics["l0_median"], found.metrics["l0_p95"]) == (64, 64, 64)
     assert list(found.tables[3].rows[0]) == [64, 0, 64, 64, 64, 64, 64, 64, 64]
-    assert found.charts[3].series == {"tokens": [["64", 1.0]]}
+    assert found.charts[3].series == {"tokens": [[64, 1.0]]}
     of_half = profile(subject(identity_sae())).charts[3].series["tokens"]
     assert sum(float(y) for _, y in of_half) == pytest.approx(1)
 
