@@ -58,7 +58,7 @@ class Profile:
         metrics: dict[str, float] = {}
         intervals: dict[str, tuple[float, float]] = {}
         tables, charts = [], []
-        for way in (_by_position(position), _by_frequency(frequency), _by_norm(norm)):
+        for way in (_by_frequency(frequency), _by_norm(norm), _by_position(position)):
             groups = Groups.of(way.group, document, error, deviation, l0, len(way.labels))
             rows = [_Row.of(way, groups, int(g), self) for g in np.flatnonzero(groups.tokens)]
             for name, row in zip(way.ends, (rows[0], rows[-1]), strict=True):
@@ -78,12 +78,12 @@ class Profile:
 
 
 _MEANING = {
-    "fvu_first_positions": "FVU on the first positions of a context that count (0 is perfect)",
-    "fvu_last_positions": "FVU on the last positions of a context, from half its length or later (0 is perfect)",
     "fvu_rarest_tokens": "FVU on the tenth of tokens that are rarest in the stored text (0 is perfect)",
     "fvu_commonest_tokens": "FVU on the tenth of tokens that are commonest in the stored text (0 is perfect)",
     "fvu_shortest_inputs": "FVU on the tenth of tokens whose inputs have the smallest norms (0 is perfect)",
     "fvu_longest_inputs": "FVU on the tenth of tokens whose inputs have the largest norms (0 is perfect)",
+    "fvu_first_positions": "FVU on the first positions of a context that count (0 is perfect)",
+    "fvu_last_positions": "FVU on the last positions of a context, from half its length or later (0 is perfect)",
     "l0_p5": "5 % of tokens have so many active latents or fewer",
     "l0_median": "half of the tokens have so many active latents or fewer",
     "l0_p95": "95 % of tokens have so many active latents or fewer",

@@ -67,7 +67,7 @@ def test_error_that_grows_with_the_norm_is_seen_there(subject, store):
 def test_positions_are_grouped_by_doubling_and_those_left_out_have_no_group(subject, store):
     found = profile(subject(identity_sae(0.5)))
     positions = Counter(int(p) for shard in store.of("heldout") for p in store.read(shard)["position"])
-    table = found.tables[0]
+    table = next(t for t in found.tables if t.title == "Error by position")
     assert column(table, "range") == ["1", "2–3", "4–7", "8–15", "16–31"]
     assert column(table, "tokens")[:2] == [positions[1], positions[2] + positions[3]]
     assert found.metrics["fvu_first_positions"] == table.rows[0][3]

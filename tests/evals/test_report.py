@@ -86,8 +86,8 @@ def test_the_page_depends_on_nothing_but_the_files(tmp_path: Path, write_run: Wr
 @pytest.mark.parametrize(
     ("state", "said", "command"),
     [
-        ("training", "This run is not finished: training", "saelab run {run}/config.yaml"),
-        ("failed", "training failed: its loss is no longer finite at step 5", "saelab run {run}/config.yaml"),
+        ("training", "This run is not finished: training. The command that began it goes on.", ""),
+        ("failed", "training failed: its loss is no longer finite at step 5", ""),
         ("trained", "This run is not measured yet.", "saelab eval {run}"),
         ("evaluated", "No example features: there is no feature index yet.", "saelab index {run}"),
     ],
@@ -102,6 +102,13 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(
     if state == "trained":
         assert "~0.4" in seen.text
         assert "found while training" in seen.text
+
+
+def test_an_unfinished_run_of_its_own_goes_on_by_its_own_config(tmp_path: Path, write_run: WriteRun):
+    run = write_run(tmp_path / "mine", "training")
+    assert "saelab run" not in page(run)
+    (run / "checkpoints").mkdir()
+    assert f"<code>saelab run {run}/config.yaml</code>" in page(run)
 
 
 def test_evaluators_that_were_planned_or_begun_are_named(tmp_path: Path, write_run: WriteRun):

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-_FEW = 6
-"""So many different values are all named."""
+_FEW, _SHORT = 6, 4
+"""So many different values, of so many letters, may all be named."""
 _APART = 0.09
 """Shares of the axis that names keep from each other."""
 _UNITS = ((1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " k"))
@@ -49,12 +49,15 @@ def of_names(names: Iterable[str], *, most: int) -> Axis:
     return Axis(0, len(kept), ticks=ticks, names=kept)
 
 
-def of_numbers(values: Iterable[float], *, log: bool, wanted: int = 5, from_zero: bool = False) -> Axis:
+def of_numbers(
+    values: Iterable[float], *, log: bool, wanted: int = 5, from_zero: bool = False, exact: bool = False
+) -> Axis:
     """From the smallest value to the largest, with a little room; logarithmic where all are positive.
 
     Args:
         values: at least one.
-        wanted: about so many are named; where there are few different values, just those.
+        wanted: about so many are named.
+        exact: where there are few different values, and short ones, just those are named.
         from_zero: let 0 be one end, without room beyond it.
     """
     known = sorted(set(values))
@@ -63,7 +66,7 @@ def of_numbers(values: Iterable[float], *, log: bool, wanted: int = 5, from_zero
     if from_zero:
         low, high = (0.0, high if known[-1] > 0 else 0.0) if known[0] >= 0 else (low, max(high, 0.0))
         high = high if high > low else low + 1.0
-    few = _apart(known, low, high, log) if 1 < len(known) <= _FEW and not from_zero else []
+    few = _apart(known, low, high, log) if exact and 1 < len(known) <= _FEW else []
     named = few or _between(low, high, log, wanted)
     return Axis(low, high, log, [(_share(value, low, high, log), brief(value)) for value in named])
 
@@ -90,10 +93,11 @@ def _with_room(least: float, most: float, log: bool) -> tuple[float, float]:
 
 
 def _apart(known: Sequence[float], low: float, high: float, log: bool) -> list[float]:
-    """The values themselves, where their names do not touch; else none."""
+    """The values themselves, where their names are short and do not touch; else none."""
     places = [_share(value, low, high, log) for value in known]
     near = any(b - a < _APART for a, b in pairwise(places))
-    return [] if near else list(known)
+    long = any(len(brief(value)) > _SHORT for value in known)
+    return [] if near or long else list(known)
 
 
 def _between(low: float, high: float, log: bool, wanted: int) -> list[float]:

@@ -14,8 +14,12 @@ from saelab.evals.report.words import said
 from saelab.features.render import text
 
 _HEIGHT, _TOP, _BOTTOM = 232, 24, 192
-_MOST_DOTS = 150
-"""With more points, lines are drawn without dots."""
+_MOST_DOTS, _MOST_OWN = 150, 40
+"""With more points in all, or in one series, lines are drawn without dots."""
+_LARGE, _MIDDLE, _SMALL, _CROWD = 4.4, 3.2, 2.2, 120
+"""Sizes of dots: alone, along a line, and where there are many more than so many."""
+_WIDEST = 44
+"""A bar is not wider."""
 _MOST_AREAS, _MOST_INTERVALS = 3, 8
 """With more series, intervals are thin lines instead of areas; with still more, lines are drawn without."""
 _TOLD = 6
@@ -122,7 +126,7 @@ def _frame(chart: Chart, series: Series) -> _Frame:
         names = [_name(point.x) for point in every]
         room = (WIDTH - left) / (LETTER * max(map(len, names)) + 6)
         return _Frame(axes.of_names(names, most=max(2, int(room))), y, left)
-    return _Frame(axes.of_numbers([float(point.x) for point in every], log=chart.log_x), y, left)
+    return _Frame(axes.of_numbers([float(point.x) for point in every], log=chart.log_x, exact=True), y, left)
 
 
 def _grid(frame: _Frame, chart: Chart) -> str:
@@ -150,7 +154,8 @@ def _marks(frame: _Frame, name: str, found: Sequence[Point], number: int, *, joi
     along = found if frame.x.names else sorted(found, key=lambda point: float(point.x))
     places = [frame.place(point.x, point.y) for point in along]
     joined = joined and len(places) > 1
-    dotted = not joined or sum(map(len, among.values())) <= _MOST_DOTS
+    many = sum(map(len, among.values()))
+    dotted = not joined or (many <= _MOST_DOTS and len(found) <= _MOST_OWN)
     parts = []
     if not joined or len(among) <= _MOST_INTERVALS:
         parts.append(_intervals(frame, along, area=joined and len(among) <= _MOST_AREAS))
@@ -158,7 +163,7 @@ def _marks(frame: _Frame, name: str, found: Sequence[Point], number: int, *, joi
         last = f"<title>{text(f'{name}, at last {said(along[-1].y)}')}</title>"
         parts.append(f'<path class="line" d="{line(places)}">{last}</path>')
     if dotted:
-        size = 3.2 if joined else 4.4
+        size = _MIDDLE if joined else _LARGE if many <= _CROWD else _SMALL
         marks = zip(places, along, strict=True)
         parts += [shape(number, x, y, f"{name}, {point.said()}", size) for (x, y), point in marks]
     return "".join(parts)
@@ -176,7 +181,7 @@ def _intervals(frame: _Frame, along: Sequence[Point], *, area: bool) -> str:
 
 def _bar(frame: _Frame, name: str, point: Point) -> str:
     room = frame.width / len(frame.x.names)
-    width = room - min(3.0, room / 4)
+    width = min(room - min(3.0, room / 4), _WIDEST)
     middle, y = frame.place(point.x, point.y)
     zero = frame.place(point.x, max(frame.y.low, 0.0))[1]
     tall = max(abs(zero - y), 1.0) if point.y else 0.0  # a bar of one in a thousand is still seen

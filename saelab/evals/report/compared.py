@@ -34,167 +34,157 @@ class Member:
     runs: Sequence[Run]
 
     def named(self) -> Iterator[tuple[str, Run]]:
-        """Each run and what it is called."""
-        for place, run in enumerate(self.runs):
-            seed = place if run.record.seed is None else run.record.seed
+        """Each run and what it is called: by its seed, where there are several."""
+        seeds = [run.record.seed for run in self.runs]
+        known = seeds if None not in seeds and len(set(seeds)) == len(seeds) else range(len(seeds))
+        for seed, run in zip(known, self.runs, strict=True):
             yield (self.name if len(self.runs) == 1 else f"{self.name}, seed {seed}"), run
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What one run of a member found."""
+
+    member: Member
+    label: str
+    evaluation: Evaluation
 
 
 def looks(members: Sequence[Member]) -> dict[str, int]:
     """The number of every run, by what it is called."""
-    return {name: member.number for member in members for name, _ in member.named()}
+    return {label: member.number for member in members for label, _ in member.named()}
 
 
 def section(name: str, members: Sequence[Member]) -> Section:
     """One evaluator over all members that have it."""
-    found = {
-        label: (member, evaluation)
+    entries = [
+        _Entry(member, label, evaluation)
         for member in members
         for label, run in member.named()
         if (evaluation := run.evaluation(name))
-    }
-    evaluations = {label: evaluation for label, (_, evaluation) in found.items()}
-    first = next(iter(evaluations.values()))
+    ]
     body = [
-        paragraph(_counted(list(evaluations.values())), "dim"),
-        gallery([_strip(metric, members, name) for metric in _differing(evaluations)]),
-        gallery(_pictures(evaluations, looks(members))),
-        details("All numbers", _numbers(evaluations)),
-        details("Tables, side by side", "".join(map(table, _tables(evaluations)))),
-        _missing(evaluations),
-        how(first),
+        paragraph(_counted(entries), "dim"),
+        gallery([_strip(metric, entries) for metric in _differing(entries)]),
+        gallery(_pictures(entries)),
+        details("All numbers", _numbers(entries)),
+        details("Tables, side by side", "".join(map(table, _tables(entries)))),
+        details("Not measurable", _missing(entries)),
+        how(entries[0].evaluation),
     ]
     return Section(anchor(name), title(name), "".join(body))
 
 
-def _counted(found: Sequence[Evaluation]) -> str:
-    counts = sorted({evaluation.counted for evaluation in found} - {""})
-    said_ = f"{counts[0]} each" if len(counts) == 1 else " or ".join(counts[:3])
-    return f"Measured on {said_}." if counts else ""
+def _counted(entries: Sequence[_Entry]) -> str:
+    counts = sorted({entry.evaluation.counted for entry in entries} - {""})
+    return f"Measured on {' or on '.join(counts[:3])}{' each' if len(counts) == 1 else ''}." if counts else ""
 
 
 # -- numbers ------------------------------------------------------------------------------------------
 
 
-def _metrics(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    return list(dict.fromkeys(metric for evaluation in evaluations.values() for metric in evaluation.metrics))
+def _metrics(entries: Sequence[_Entry]) -> list[str]:
+    return list(dict.fromkeys(metric for entry in entries for metric in entry.evaluation.metrics))
 
 
-def _differing(evaluations: Mapping[str, Evaluation]) -> list[str]:
+def _differing(entries: Sequence[_Entry]) -> list[str]:
     """Metrics that are not the same for all."""
-    return [
-        metric
-        for metric in _metrics(evaluations)
-        if len({said(evaluation.metrics.get(metric)) for evaluation in evaluations.values()}) > 1
-    ]
+    values = {metric: {said(e.evaluation.metrics.get(metric)) for e in entries} for metric in _metrics(entries)}
+    return [metric for metric, found in values.items() if len(found) > 1]
 
 
-def _strip(metric: str, members: Sequence[Member], evaluator: str) -> str:
+def _strip(metric: str, entries: Sequence[_Entry]) -> str:
     """A metric as a row of dots for each member."""
     found: dict[str, list[Dot]] = {}
-    meaning = ""
-    for member in members:
-        for label, run in member.named():
-            evaluation = run.evaluation(evaluator)
-            if evaluation is None or metric not in evaluation.metrics:
-                continue
-            value, ends = evaluation.metrics[metric], evaluation.intervals.get(metric)
-            point = Point(label, value, *(ends or ()))
-            between_ = f" ({between(metric, ends)})" if ends else ""
-            found.setdefault(member.name, []).append(
-                Dot(member.number, point, f"{label}: {measured(metric, value)}{between_}")
-            )
-            meaning = meaning or evaluation.meaning.get(metric, "")
+    for entry in entries:
+        if metric in entry.evaluation.metrics:
+            point = Point(entry.label, entry.evaluation.metrics[metric], *entry.evaluation.intervals.get(metric, ()))
+            told = f"{entry.label}: {_number(entry, metric)}"
+            found.setdefault(entry.member.name, []).append(Dot(entry.member.number, point, told))
     values = [dot.point.y for dots in found.values() for dot in dots]
     log = min(values) > 0 and max(values) / min(values) > _WIDE
-    told = f"{title(metric)} of {len(found)}: {said(min(values))} to {said(max(values))}."
-    return framed(title(metric), meaning, rows(told, found, metric, log=log))
+    described = f"{title(metric)} of {len(found)}: {said(min(values))} to {said(max(values))}."
+    return framed(title(metric), _meaning(metric, entries), rows(described, found, metric, log=log))
 
 
-def _numbers(evaluations: Mapping[str, Evaluation]) -> str:
+def _meaning(metric: str, entries: Sequence[_Entry]) -> str:
+    return next((m for entry in entries if (m := entry.evaluation.meaning.get(metric))), "")
+
+
+def _numbers(entries: Sequence[_Entry]) -> str:
     """Every metric of every run, with its interval."""
-    meaning = {k: v for evaluation in evaluations.values() for k, v in evaluation.meaning.items()}
     body: list[list[Cell]] = [
-        [metric, *(_number(evaluation, metric) for evaluation in evaluations.values()), meaning.get(metric, "")]
-        for metric in _metrics(evaluations)
+        [metric, *(_number(entry, metric) for entry in entries), _meaning(metric, entries)]
+        for metric in _metrics(entries)
     ]
-    return grid(Table("", ["metric", *evaluations, "what it is"], body), label="All numbers") if body else ""
+    columns = ["metric", *(entry.label for entry in entries), "what it is"]
+    return grid(Table("", columns, body), label="All numbers") if body else ""
 
 
-def _number(evaluation: Evaluation, metric: str) -> str | None:
-    if metric not in evaluation.metrics:
+def _number(entry: _Entry, metric: str) -> str | None:
+    if metric not in entry.evaluation.metrics:
         return None
-    ends = between(metric, evaluation.intervals.get(metric))
-    return measured(metric, evaluation.metrics[metric]) + (f" ({ends})" if ends else "")
+    ends = between(metric, entry.evaluation.intervals.get(metric))
+    return measured(metric, entry.evaluation.metrics[metric]) + (f" ({ends})" if ends else "")
 
 
-def _missing(evaluations: Mapping[str, Evaluation]) -> str:
+def _missing(entries: Sequence[_Entry]) -> str:
     found: list[list[Cell]] = [
-        [label, name, reason]
-        for label, evaluation in evaluations.items()
-        for name, reason in evaluation.not_measurable.items()
+        [entry.label, name, reason] for entry in entries for name, reason in entry.evaluation.not_measurable.items()
     ]
-    if not found:
-        return ""
-    return details("Not measurable", grid(Table("", ["run", "what", "because"], found), label="Not measurable"))
+    return grid(Table("", ["run", "what", "because"], found), label="Not measurable") if found else ""
 
 
 # -- charts and tables --------------------------------------------------------------------------------
 
 
-def _pictures(evaluations: Mapping[str, Evaluation], numbers: Mapping[str, int]) -> list[str]:
+def _pictures(entries: Sequence[_Entry]) -> list[str]:
     """For each series of each chart a picture with a series for each run, where runs differ in it."""
+    numbers = {entry.label: entry.member.number for entry in entries}
+    known: dict[str, dict[str, Chart]] = {}
+    for entry in entries:
+        for chart in entry.evaluation.charts:
+            known.setdefault(chart.title, {})[entry.label] = chart
     found = []
-    for own in _charts(evaluations):
+    for name, own in known.items():
         series = list(dict.fromkeys(one for chart in own.values() for one in chart.series))
         for one in series:
             drawn = {label: chart.series[one] for label, chart in own.items() if one in chart.series}
-            first = next(iter(own.values()))
-            name = first.title if len(series) == 1 else f"{first.title}: {one}"
-            if len(drawn) == 1 or any(points != next(iter(drawn.values())) for points in drawn.values()):
-                found.append(_picture(replace(first, title=name, series=drawn), numbers))
+            first, *others = drawn.values()
+            if not others or any(points != first for points in others):
+                called = name if len(series) == 1 else f"{name}: {one}"
+                found.append(_picture(replace(next(iter(own.values())), title=called, series=drawn), numbers))
     return found
 
 
-def _charts(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Chart]]:
-    """Charts of one title, by run."""
-    known: dict[str, dict[str, Chart]] = {}
-    for label, evaluation in evaluations.items():
-        for chart in evaluation.charts:
-            known.setdefault(chart.title, {})[label] = chart
-    return list(known.values())
-
-
 def _picture(chart: Chart, numbers: Mapping[str, int]) -> str:
-    if chart.kind == "bars" and charts.are_bins(chart):
-        return figure(replace(chart, kind="line"), numbers, key=False, values=False)
     many = sum(map(len, chart.series.values()))
-    if chart.kind == "bars" and many > _MOST_DOTS:
+    if chart.kind == "bars" and charts.are_bins(chart):
+        chart = replace(chart, kind="line")
+    elif chart.kind == "bars" and many > _MOST_DOTS:
         return framed(chart.title, chart.caption, paragraph("Too many to draw; the tables have them.", "dim"))
-    return figure(chart, numbers, key=False, values=False)
+    return figure(chart, numbers, key=False, values=many <= _MOST_DOTS)
 
 
-def _tables(evaluations: Mapping[str, Evaluation]) -> list[Table]:
+def _tables(entries: Sequence[_Entry]) -> list[Table]:
     """Tables of one title as one: rows of the same place under each other, with the run beside their names."""
-    known: dict[str, dict[str, Table]] = {}
-    for label, evaluation in evaluations.items():
-        for one in evaluation.tables:
-            known.setdefault(one.title, {})[label] = one
-    return [_merged(name, own) for name, own in known.items()]
+    known: dict[tuple[str, ...], dict[str, Table]] = {}
+    for entry in entries:
+        for one in entry.evaluation.tables:
+            known.setdefault((one.title, *one.columns), {})[entry.label] = one
+    return [_merged(own) for own in known.values()]
 
 
-def _merged(name: str, own: Mapping[str, Table]) -> Table:
+def _merged(own: Mapping[str, Table]) -> Table:
     first = next(iter(own.values()))
-    alike = {label: one for label, one in own.items() if list(one.columns) == list(first.columns)}
-    names = _leading(list(alike.values()))
-    columns = [*first.columns[:names], "run", *first.columns[names:]]
+    names = _leading(list(own.values()))
     body: list[list[Cell]] = [
         [*one.rows[place][:names], label, *one.rows[place][names:]]
-        for place in range(max((len(one.rows) for one in alike.values()), default=0))
-        for label, one in alike.items()
+        for place in range(max(len(one.rows) for one in own.values()))
+        for label, one in own.items()
         if place < len(one.rows)
     ]
-    return Table(name, columns, body, first.caption)
+    return replace(first, columns=[*first.columns[:names], "run", *first.columns[names:]], rows=body)
 
 
 def _leading(tables: Sequence[Table]) -> int:

@@ -16,8 +16,8 @@ from saelab.features.render import text
 
 HEADLINES = ("fvu", "l0", "ce_score", "delta_ce_nats", "dead_frac")
 """Metrics that have a card wherever they are; of other evaluators, the first metric has."""
-_CARDS, _SETTING = 9, 300
-"""At most so many cards; characters of a setting."""
+_CARDS, _SHOWN, _SETTING = 9, 10, 300
+"""At most so many cards; metrics that are not folded; characters of a setting."""
 
 
 def cards(found: Sequence[Evaluation]) -> list[Card]:
@@ -68,15 +68,23 @@ def _metrics(evaluation: Evaluation) -> str:
     right = ' class="n"'
     between_ = f'<th scope="col"{right}>95 % interval</th>' if evaluation.intervals else ""
     head = f'<th scope="col">metric</th><th scope="col"{right}>value</th>{between_}<th scope="col">what it is</th>'
-    found = []
-    for name, value in evaluation.metrics.items():
-        ends = between(name, evaluation.intervals.get(name)) or DASH
-        ends_ = f'<td class="n between">{text(ends)}</td>' if evaluation.intervals else ""
-        numbers = f"<td{right}>{text(measured(name, value))}</td>{ends_}"
-        meaning = f'<td class="meaning"><bdi>{text(evaluation.meaning.get(name, ""))}</bdi></td>'
-        found.append(f'<tr><th scope="row"><bdi>{text(name)}</bdi></th>{numbers}{meaning}</tr>')
-    body = f'<table class="metrics"><thead><tr>{head}</tr></thead><tbody>{"".join(found)}</tbody></table>'
-    return boxed(body, f"Metrics of {title(evaluation.name)}")
+    found = [_metric(evaluation, name) for name in evaluation.metrics]
+    parts = (found[:_SHOWN], found[_SHOWN:]) if len(found) > _SHOWN + 3 else (found, [])
+    tables = [
+        boxed(f'<table class="metrics"><thead><tr>{head}</tr></thead><tbody>{"".join(part)}</tbody></table>', label)
+        for part, label in zip(parts, (f"Metrics of {title(evaluation.name)}", "More of them"), strict=True)
+        if part
+    ]
+    return f"<div>{tables[0]}{details(f'{len(parts[1])} more', ''.join(tables[1:]))}</div>"
+
+
+def _metric(evaluation: Evaluation, name: str) -> str:
+    """A row of the table."""
+    value = f'<td class="n">{text(measured(name, evaluation.metrics[name]))}</td>'
+    ends = between(name, evaluation.intervals.get(name)) or DASH
+    interval = f'<td class="n between">{text(ends)}</td>' if evaluation.intervals else ""
+    meaning = f'<td class="meaning"><bdi>{text(evaluation.meaning.get(name, ""))}</bdi></td>'
+    return f'<tr><th scope="row"><bdi>{text(name)}</bdi></th>{value}{interval}{meaning}</tr>'
 
 
 def _missing(evaluation: Evaluation) -> str:

@@ -25,9 +25,7 @@ _CONTEXTS, _AROUND, _TOKENS = 3, 14, 6
 def features(run: Run) -> str:
     """The section's body."""
     if run.bundle is None:
-        trained = bool(run.sae)
-        command = f"saelab index {run.path}" if trained else f"saelab run {run.path}/config.yaml"
-        return note(f"No example features: {run.no_bundle}.", command)
+        return note(f"No example features: {run.no_bundle}.", f"saelab index {run.path}" if run.sae else "")
     try:
         return _examples(run.path, run.bundle)
     except SaelabError as error:

@@ -84,7 +84,7 @@ def sections(found: Comparison) -> list[Section]:
     """Everything at one look first, then each evaluator."""
     evaluators = in_order({e.name: None for run in found.runs.values() for e in run.evaluations})
     parts = [
-        Section("overview", "Overview", overview(found)),
+        Section("overview", "Overview", _overview(found)),
         Section("numbers", "Numbers", _table(found)),
         Section("training", "Training", gallery(training.of_several(found.runs, compared.looks(found.members)))),
         *(compared.section(name, found.members) for name in evaluators),
@@ -151,7 +151,7 @@ def _spread(member: Member, metric: str) -> Spread | None:
 # -- overview -----------------------------------------------------------------------------------------
 
 
-def overview(found: Comparison) -> str:
+def _overview(found: Comparison) -> str:
     """FVU and lost CE against L0, and what a reference says of both."""
     fvu = "Share of variance not reconstructed, against how many latents that takes; lower is better."
     lost = "Share of the next-token loss not recovered, against zero ablation; lower is better."

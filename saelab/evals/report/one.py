@@ -12,6 +12,7 @@ from saelab.evals.report.run import Run
 from saelab.evals.report.words import measured, title
 from saelab.features import document
 from saelab.features.render import text
+from saelab.training.run_directory import RunDirectory
 
 _WHILE_TRAINING = ("fvu", "l0", "cosine", "dead_frac")
 """What stands in for measurements until there are some."""
@@ -50,7 +51,9 @@ def _missing(run: Run) -> Iterator[str]:
     if run.problems:
         yield note("; ".join(run.problems))
     if not run.sae:
-        yield note(f"This run is not finished: {run.record.standing}.", f"saelab run {run.path}/config.yaml")
+        alone = RunDirectory(run.path).checkpoints.exists()  # else it began with others, by another config
+        command = f"saelab run {RunDirectory(run.path).config}" if alone else ""
+        yield note(f"This run is not finished: {run.record.standing}. The command that began it goes on.", command)
         return
     known = {evaluation.name for evaluation in run.evaluations}
     planned = [name for name in run.plan.evaluators if name not in known]

@@ -29,8 +29,7 @@ def _page(title: str, header: str, parts: Sequence[Section], above: str = "") ->
     body = (
         f"<header>{header}</header>\n"
         f'<div class="columns">{contents(parts)}<main>{above}{"".join(map(section, parts))}</main></div>\n'
-        f"<footer>saelab {__version__}. Every number says what it is and on how many tokens it was measured; intervals "
-        "are 95 % bootstraps.</footer>"
+        f"<footer>saelab {__version__}. Intervals are 95 % ones; ~ marks what training found on few tokens.</footer>"
     )
     return document.document(f"{title} · saelab report", body, _style(), render.STYLE, charts.STYLE)
 

@@ -13,7 +13,7 @@ _POINTS = 200
 """A curve is drawn with about so many."""
 _WIDE = 20.0
 """From this ratio of the largest value to the smallest on, an axis is logarithmic."""
-_TERM = "losses/"
+_TERM, _TOTAL = "losses/", "losses/total"
 
 Sources = Mapping[str, tuple[Run, str]]
 """By the name of a series: whose curve, and of which metric."""
@@ -21,15 +21,14 @@ Sources = Mapping[str, tuple[Run, str]]
 
 def of_one(run: Run) -> list[str]:
     """Figures of a run: losses, L0, held-out FVU, dead latents; those that were logged."""
-    terms = [name for name in run.curves if name.startswith(_TERM)]
-    several = len(terms) > 2  # the total, and more than one term
-    losses = [name for name in terms if several or name == "losses/total"]
+    terms = [name for name in run.curves if name.startswith(_TERM) and name != _TOTAL]
     charts = [
+        _chart("Loss", "loss", {"total": (run, _TOTAL)}, "What is minimised."),
         _chart(
-            "Loss",
+            "Terms of the loss",
             "loss",
-            {name.removeprefix(_TERM): (run, name) for name in losses},
-            "What is minimised, and its terms before they are weighted." if several else "What is minimised.",
+            {name.removeprefix(_TERM): (run, name) for name in terms if len(terms) > 1},
+            "Each before it is weighted.",
         ),
         _chart(
             "Active latents in training",
