@@ -97,11 +97,12 @@ def _group(config: Path, override: list[str] | None, reporter: Any) -> Any:
 
 @app.command()
 def run(config: Config, override: Override = None, fresh: Fresh = False, as_json: Json = False) -> None:
-    """Cache, train, evaluate and index: everything a config describes. The same command again goes on.
+    """Cache, train, evaluate, index and report: everything a config describes. The same command again goes on.
 
     The members of a sweep are not indexed; `saelab index` does that for those worth looking at.
     """
     from saelab.cli import runs
+    from saelab.cli.report import report
     from saelab.cli.results import explain
 
     group = _group(config, override, _reporter(as_json))
@@ -113,6 +114,8 @@ def run(config: Config, override: Override = None, fresh: Fresh = False, as_json
         alone = len(group.runs) == 1
         if alone and documents and group.runs[0].config.index is not None:
             group.runs[0].index(store)
+        if documents:
+            group.reporter.say(f"report     {report([run.directory.path for run in group.runs])}")
     if as_json:
         _print_json(next(iter(documents.values())) if alone and documents else documents)
     elif alone:
@@ -173,13 +176,14 @@ def compare_(
     from saelab.cli.compare import compare
     from saelab.cli.expand import group_directory
     from saelab.cli.family import family
+    from saelab.cli.report import of_config
     from saelab.evals.family import document, terminal, write
 
     loaded = _load(config, override)
     chosen = {"only": only or (), "seeds": seed or ()}
     groups = [] if show else compare(loaded, _reporter(as_json), fresh=fresh, **chosen)
     table = family(loaded)
-    paths = write(table, group_directory(loaded)) if table.measured else []
+    paths = [*write(table, group_directory(loaded)), of_config(loaded)] if table.measured else []
     if as_json:
         _print_json(document(table))
     else:
@@ -197,7 +201,8 @@ def evaluate(
     again: Annotated[bool, typer.Option("--again", help="measure again what is measured already")] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a trained run on held-out documents; writes eval.json."""
+    """Measure a trained run on held-out documents; writes eval.json, and the report anew where there is one."""
+    from saelab.cli.report import renew
     from saelab.cli.results import explain
     from saelab.cli.stages import open_run
 
@@ -205,6 +210,7 @@ def evaluate(
     with work.directory.claimed():
         work.reporter.log_to(work.directory.log)
         document = work.evaluate(work.cache(), again=again)
+        renew(work.directory)
     _print_json(document) if as_json else explain(work, document)
 
 
@@ -220,6 +226,7 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Build a run's feature index, for `saelab browse`. The same command again goes on."""
+    from saelab.cli.report import renew
     from saelab.cli.stages import open_run
 
     work = open_run(run, override or [], _reporter(as_json))
@@ -228,6 +235,7 @@ def index(
     with work.directory.claimed():
         work.reporter.log_to(work.directory.log)
         bundle = work.index(work.cache(), again=again)
+        renew(work.directory)
     if as_json:
         _print_json(bundle.manifest)
     else:
@@ -284,6 +292,32 @@ def runs(
     out.print(table(found) if found.runs else "no runs here")
     for note in found.notes:
         out.print(f"[dim]{escape(note)}[/]", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="runs, a directory that holds runs, or the config of a comparison or a sweep",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="the file (report.html, beside the runs)", show_default=False),
+    ] = None,
+    opens: Annotated[bool, typer.Option("--open", help="open it in a web browser")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write what was trained and how it did as one HTML page: of a run, or of several side by side."""
+    from saelab.cli.report import report
+
+    path = report(runs, output)
+    _print_json({"path": str(path)}) if as_json else console().print(str(path), markup=False, soft_wrap=True)
+    if opens:
+        typer.launch(path.absolute().as_uri())
 
 
 @app.command()

@@ -10,18 +10,12 @@ from rich.table import Table
 if TYPE_CHECKING:
     from saelab.cli.stages import Run
 
-_MEANING: dict[tuple[str, str], str] = {
-    ("reconstruction", "fvu"): "share of the activations' variance not reconstructed (0 is perfect)",
-    ("reconstruction", "l0"): "latents active per token",
-    ("reconstruction", "cosine"): "mean cosine between activation and reconstruction",
-    ("downstream", "ce_clean_nats"): "the model's own next-token loss, nats",
-    ("downstream", "delta_ce_nats"): "loss added when the SAE stands in for the activation, nats",
-    ("downstream", "ce_score"): "share of the loss recovered against zero ablation (1 is perfect)",
-    ("downstream", "ce_score_mean"): "the same against mean ablation, the harder baseline",
-    ("downstream", "kl_nats"): "KL(clean || spliced), nats",
-    ("density", "dead_frac"): "share of latents that never fired on the held-out tokens",
-    ("density", "dense_frac"): "share of latents that fire on more than a tenth of tokens",
-}
+_SHOWN = (
+    ("reconstruction", ("fvu", "l0", "cosine")),
+    ("downstream", ("ce_clean_nats", "delta_ce_nats", "ce_score", "ce_score_mean", "kl_nats")),
+    ("density", ("dead_frac", "dense_frac")),
+)
+"""Of each evaluator, what the terminal shows; the rest is in eval.json and the report."""
 
 
 def explain(run: Run, document: dict[str, Any]) -> None:
@@ -30,11 +24,12 @@ def explain(run: Run, document: dict[str, Any]) -> None:
     for column, justify in (("metric", "left"), ("value", "right"), ("95 %", "left"), ("tokens", "right")):
         table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     table.add_column("what it is")
-    for (evaluator, metric), meaning in _MEANING.items():
+    for evaluator, metrics in _SHOWN:
         entry = document["evaluations"].get(evaluator, {})
-        if metric in entry.get("metrics", {}):
+        for metric in (name for name in metrics if name in entry.get("metrics", {})):
             low_high = entry.get("intervals", {}).get(metric)
             interval = f"{low_high[0]:.3f} .. {low_high[1]:.3f}" if low_high else ""
+            meaning = entry.get("meaning", {}).get(metric, "")
             table.add_row(metric, f"{entry['metrics'][metric]:.4f}", interval, f"{entry['n_tokens']:,}", meaning)
     console = run.reporter.console
     console.print()
@@ -47,6 +42,7 @@ def explain(run: Run, document: dict[str, Any]) -> None:
         ("training curves", directory.metrics),
         ("the whole config", directory.config),
         ("the feature index", directory.index),
+        ("the report", directory.report),
     ):
         if not path.exists():
             continue

@@ -16,8 +16,6 @@ from saelab.errors import SaelabError, SettingError, did_you_mean
 from saelab.evals.records import FOREIGN, Found, Plan, RunRecord, find_runs, read_run
 from saelab.training.run_directory import RunDirectory
 
-_TARGETS = ("k", "target_l0", "l0")
-"""Settings that say how sparse codes are to be; a variant has one of them, or none."""
 _NAMED = 6
 """Foreign directories that are named; of more, the number."""
 
@@ -73,18 +71,31 @@ def planned(path: Path) -> RunRecord:
     Raises:
         SaelabError: it cannot be read, or its config is another tool's.
     """
+    config, problem = read_config(path)
+    if problem is None:
+        return read_run(path, plan(config))
+    record = read_run(path)
+    return replace(record, problems=(problem, *record.problems))
+
+
+def read_config(path: Path) -> tuple[Mapping[str, Any], str | None]:
+    """The config of the run in `path` as it stands there, unchecked; where it cannot be read, nothing and the reason.
+
+    Raises:
+        SaelabError: it is another tool's.
+    """
     config = RunDirectory(path).config
     try:
         data = read_document(config.read_text(encoding="utf-8"), config.name).data
     except (OSError, UnicodeDecodeError, SaelabError) as error:
-        record, said = read_run(path), error.message if isinstance(error, SaelabError) else str(error)
-        return replace(record, problems=(f"{config.name}: {said}", *record.problems))
+        said = error.message if isinstance(error, SaelabError) else str(error)
+        return {}, f"{config.name}: {said}"
     if not isinstance(data, dict) or not isinstance(data.get("sae"), dict):
         raise SaelabError(f"its {config.name} is not a run's", where=str(path))
-    return read_run(path, _plan(data))
+    return data, None
 
 
-def _plan(config: Mapping[str, Any]) -> Plan:
+def plan(config: Mapping[str, Any]) -> Plan:
     """What a config sets out to do. It may be an older version's: whatever is not as expected is left open."""
     sae, train, evaluators = (_mapping(config.get(key)) for key in ("sae", "train", "eval"))
     tokens, batch, seed = (train.get(key) for key in ("tokens", "batch_tokens", "seed"))
@@ -128,11 +139,6 @@ def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def target(run: RunRecord) -> str:
-    """The setting that decides the sparsity, such as `k 32`; '-' where the variant has none."""
-    return next((f"{name} {run.settings[name]}" for name in _TARGETS if run.settings.get(name) is not None), "-")
-
-
 _STATES = ("failed", "training", "trained", "evaluated")
 
 COLUMNS: dict[str, Column] = {
@@ -140,7 +146,7 @@ COLUMNS: dict[str, Column] = {
     "n_latents": Column(
         "latents", lambda run: _count(run.settings.get("n_latents")), lambda run: run.settings.get("n_latents")
     ),
-    "target": Column("target", target, target, justify="left"),
+    "target": Column("target", lambda run: run.target or "-", lambda run: run.target, justify="left"),
     "state": Column(
         "state", lambda run: run.standing, lambda run: (_STATES.index(run.state), run.progress or 0.0), justify="left"
     ),

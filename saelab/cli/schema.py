@@ -137,7 +137,7 @@ class RunConfig:
     mask: Annotated[MaskSpec, "which positions count"] = field(default_factory=MaskSpec)
     train: Annotated[TrainSpec, "training"] = field(default_factory=TrainSpec)
     eval: Annotated[dict[str, dict[str, Any]], TableOf(EVALUATORS), "evaluators and their settings"] = field(
-        default_factory=lambda: {"reconstruction": {}, "density": {}, "downstream": {}}
+        default_factory=lambda: {"reconstruction": {}, "density": {}, "profile": {}, "downstream": {}}
     )
     index: Annotated[IndexSpec | None, "what the feature index holds (null: `saelab run` makes none)"] = field(
         default_factory=IndexSpec

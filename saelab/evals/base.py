@@ -59,12 +59,16 @@ class Table:
     caption: str = ""
 
 
+ChartKind = Literal["line", "bars", "scatter"]
+
+
 @dataclass(frozen=True)
 class Chart:
     """A picture of numbers, drawn by the report.
 
     Attributes:
-        series: by name: `[x, y]` points, or `[x, y, low, high]` with an interval. Bars have a text for x.
+        series: by name: `[x, y]` points, or `[x, y, low, high]` with an interval. A text for x stands for itself, side
+            by side with the others; of bars, numbers do, too.
         caption: what is to be seen, in a sentence.
     """
 
@@ -72,7 +76,7 @@ class Chart:
     x: str
     y: str
     series: Mapping[str, Sequence[Sequence[float | str]]]
-    kind: Literal["line", "bars", "scatter"] = "line"
+    kind: ChartKind = "line"
     log_x: bool = False
     log_y: bool = False
     caption: str = ""
@@ -131,6 +135,7 @@ for _name, _class in {
     "reconstruction": "Reconstruction",
     "downstream": "Downstream",
     "density": "Density",
+    "profile": "Profile",
     "probing": "Probing",
     "steering": "Steering",
     "erasure": "Erasure",

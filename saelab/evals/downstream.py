@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from saelab.errors import SettingError, check_seed
-from saelab.evals.base import Result, Subject
+from saelab.evals.base import Chart, Result, Subject
 from saelab.files import sha256_json
 from saelab.lm.model import LanguageModel, next_token_losses
 from saelab.lm.splice import EditFrom, constant, splice_from, transcode
@@ -95,8 +95,36 @@ class Downstream:
             _scores(sums.sum(0)),
             n_tokens=int(sums[:, 0].sum()),
             intervals={name: found for name, found in intervals.items() if found is not None},
+            meaning=_MEANING,
+            charts=[_chart(_scores(sums.sum(0)))],
             details={"documents": len(sums)},
         )
+
+
+_MEANING = {
+    "ce_clean_nats": "the model's own next-token loss, nats",
+    "ce_sae_nats": "that loss with the SAE in place of the activation (as low as the model's own is perfect)",
+    "ce_zero_nats": "that loss with zeros in place of the activation",
+    "ce_mean_nats": "that loss with the mean activation in its place",
+    "delta_ce_nats": "loss added when the SAE stands in for the activation, nats (0 is perfect)",
+    "ce_score": "share of the loss recovered against zero ablation (1 is perfect)",
+    "ce_score_mean": "the same against mean ablation, the harder baseline (1 is perfect)",
+    "kl_nats": "KL(clean || spliced), nats (0 is perfect)",
+    "kl_score": "share of the KL under zero ablation that is avoided (1 is perfect)",
+    "kl_score_mean": "the same against mean ablation (1 is perfect)",
+}
+
+
+def _chart(scores: dict[str, float]) -> Chart:
+    names = {"clean": "the model itself", "sae": "with the SAE", "mean": "mean ablation", "zero": "zero ablation"}
+    return Chart(
+        "Next-token loss",
+        "in place of the activation",
+        "nats",
+        {"loss": [[name, scores[f"ce_{key}_nats"]] for key, name in names.items()]},
+        kind="bars",
+        caption="What the SAE costs the language model, beside having nothing of the activation.",
+    )
 
 
 def _ablations(lm: LanguageModel, subject: Subject, tokens: Tensor, clean: Tensor) -> Columns:

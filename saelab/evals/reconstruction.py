@@ -28,4 +28,16 @@ class Reconstruction:
         for batch in heldout(subject, self.max_tokens):
             code = subject.sae.encode(batch.input)
             seen.update(batch.target, subject.sae.reconstruct(batch.input, code), code.l0())
-        return Result(seen.result(), seen.n_tokens)
+        return Result(seen.result(), seen.n_tokens, meaning=_MEANING)
+
+
+_MEANING = {
+    "fvu": "share of the activations' variance not reconstructed (0 is perfect)",
+    "explained_variance": "1 - FVU (1 is perfect)",
+    "mse": "mean squared error of a coordinate (0 is perfect)",
+    "nmse": "squared error over the activations' squared norm, their mean included (0 is perfect)",
+    "cosine": "mean cosine between activation and reconstruction (1 is perfect)",
+    "shrinkage": "what the reconstructions would have to be divided by; below 1 they are too short (1 is best)",
+    "l0": "latents active per token (fewer is sparser)",
+    "l0_std": "standard deviation of that over tokens",
+}

@@ -15,6 +15,8 @@ from saelab.training.run_directory import RunDirectory
 
 MAX_DEPTH = 5
 """Directories below the one asked for that are looked into."""
+_TARGETS = ("k", "target_l0", "l0")
+"""Settings that say how sparse codes are to be; a variant has one of them, or none."""
 _NO_PLACE_FOR_RUNS = frozenset({"checkpoints", "sae", "index", "wandb"})
 
 FOREIGN = "no run"
@@ -76,6 +78,12 @@ class RunRecord:
     def value(self, name: str) -> float | None:
         """A metric as it was measured last: by an evaluator, or else while training."""
         return self.metrics.get(name, self.heldout.get(name))
+
+    @property
+    def target(self) -> str | None:
+        """The setting that decides the sparsity, such as "k 32"; None where the variant has none."""
+        known = {name: number for name in _TARGETS if (number := finite(self.settings.get(name))) is not None}
+        return next((f"{name} {value:g}" for name, value in known.items()), None)
 
     @property
     def standing(self) -> str:
@@ -168,23 +176,23 @@ def read_run(path: Path, plan: Plan | None = None) -> RunRecord:
 def _read(path: Path, plan: Plan) -> RunRecord:
     place = RunDirectory(path)
     problems: list[str] = []
-    sae = _object(place.sae / "config.json", problems)
-    summary = _object(place.summary, problems)
+    sae = read_object(place.sae / "config.json", problems)
+    summary = read_object(place.summary, problems)
     lines = {} if summary else _latest(place.metrics, problems)
-    evaluations = _evaluations(place.eval, summary.get("sae_sha256"), problems)
+    evaluations = read_evaluations(place.eval, summary.get("sae_sha256"), problems)
     failed = _failed(place, problems)
-    tokens = _number(summary.get("tokens", lines.get("tokens")))
+    tokens = finite(summary.get("tokens", lines.get("tokens")))
     return RunRecord(
         path=path,
-        kind=sae.get("kind", plan.kind),
-        settings=sae.get("settings", plan.settings),
+        kind=kind if isinstance(kind := sae.get("kind"), str) else plan.kind,
+        settings=settings if isinstance(settings := sae.get("settings"), dict) else plan.settings,
         state=_state(failed, place.finished, evaluations, plan),
         progress=1.0 if place.finished else min(1.0, (tokens or 0) / plan.tokens) if plan.tokens else None,
         tokens=None if tokens is None else int(tokens),
-        tokens_per_second=_number(summary.get("tokens_per_second", lines.get("tokens_per_second"))),
+        tokens_per_second=finite(summary.get("tokens_per_second", lines.get("tokens_per_second"))),
         seed=plan.seed,
-        metrics={name: value for entry in evaluations.values() for name, value in _numbers(entry["metrics"]).items()},
-        heldout=_numbers(_deployed(summary)) if summary else _while_training(lines),
+        metrics={name: x for entry in evaluations.values() for name, x in finite_numbers(entry["metrics"]).items()},
+        heldout=finite_numbers(_deployed(summary)) if summary else _while_training(lines),
         written=_written(place),
         problems=tuple(problems),
     )
@@ -208,8 +216,8 @@ def _failed(place: RunDirectory, problems: list[str]) -> bool:
     return failure is not None
 
 
-def _object(path: Path, problems: list[str]) -> dict[str, Any]:
-    """A JSON object; empty where there is none, and a problem where it is damaged."""
+def read_object(path: Path, problems: list[str]) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none, and a problem where it is damaged."""
     if not path.exists():
         return {}
     try:
@@ -223,9 +231,9 @@ def _object(path: Path, problems: list[str]) -> dict[str, Any]:
     return found
 
 
-def _evaluations(path: Path, sae_sha256: str | None, problems: list[str]) -> dict[str, dict[str, Any]]:
+def read_evaluations(path: Path, sae_sha256: str | None, problems: list[str]) -> dict[str, dict[str, Any]]:
     """Entries of `eval.json` that are of this run's SAE."""
-    document = _object(path, problems)
+    document = read_object(path, problems)
     found = document.get("evaluations", {})
     if sae_sha256 and document and document.get("sae_sha256") != sae_sha256:
         problems.append(f"{path.name}: of another SAE than the one in sae/")
@@ -273,18 +281,22 @@ def _deployed(summary: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _while_training(lines: Mapping[str, Any]) -> dict[str, float]:
     batch = {"l0": lines.get("metrics/l0")}
-    return _numbers(batch | {n.removeprefix("heldout/"): v for n, v in lines.items() if n.startswith("heldout/")})
+    return finite_numbers(batch | {n.removeprefix("heldout/"): v for n, v in lines.items() if n.startswith("heldout/")})
 
 
-def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
-    return {name: number for name, value in found.items() if (number := _number(value)) is not None}
+def finite_numbers(found: Mapping[str, Any]) -> dict[str, float]:
+    """What of an object is a finite number."""
+    return {name: kept for name, value in found.items() if (kept := finite(value)) is not None}
 
 
-def _number(value: Any) -> float | None:
+def finite(value: Any) -> float | None:
     """A finite number, or None for whatever else a file may hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def _written(place: RunDirectory) -> float:

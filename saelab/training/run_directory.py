@@ -19,7 +19,8 @@ _FAILURE = "failed.json"
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """`runs/<name>/`: config.yaml metrics.jsonl summary.json log.txt sae/ checkpoints/ milestones/ eval.json index/."""
+    """`runs/<name>/`: config.yaml metrics.jsonl summary.json log.txt sae/ checkpoints/ milestones/ eval.json index/
+    report.html."""
 
     path: Path
 
@@ -54,6 +55,10 @@ class RunDirectory:
     @property
     def eval(self) -> Path:
         return self.path / "eval.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def index(self) -> Path:
@@ -111,7 +116,7 @@ class RunDirectory:
             if directory.exists():
                 with writing(directory):
                     shutil.rmtree(directory)
-        files = (self.config, self.metrics, self.summary, self.eval, self.log)
+        files = (self.config, self.metrics, self.summary, self.eval, self.report, self.log)
         for path in (*files, *(self.path / name for name in (sinks.RECORD, sinks.OLD_WANDB_ID, _FAILURE))):
             with writing(path):
                 path.unlink(missing_ok=True)

@@ -86,6 +86,7 @@ def test_one_command_from_text_to_a_measured_sae(saelab, config_text, tmp_path):
         "sae",
         "checkpoints",
         "index",
+        "report.html",
         ".lock",
     }
     assert {p.name for p in run.iterdir()} == kept

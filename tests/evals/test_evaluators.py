@@ -99,6 +99,15 @@ def test_density_counts_what_fires(subject, store):
     assert result.metrics["dead_frac"] == pytest.approx(1 / 64)
     assert result.n_tokens == store.n_tokens("heldout")
     assert sum(result.details["histogram"]["latents"]) == 63
+    (never, dead), *bars = result.charts[0].series["latents"]
+    assert (never, dead, bars[-1][0]) == ("never", 1, "0.3–1")
+    assert sum(float(height) for _, height in bars) == 63
+
+
+@pytest.mark.parametrize("name", ["reconstruction", "downstream", "density", "profile"])
+def test_every_metric_is_defined(subject, name):
+    result = EVALUATORS[name]()(subject(identity_sae(0.5)))
+    assert result.meaning.keys() == result.metrics.keys()
 
 
 def test_fewer_tokens_when_asked(subject):

@@ -12,6 +12,7 @@ from saelab import __version__
 from saelab.errors import SaelabError
 from saelab.features import charts, render
 from saelab.features.bundle import Feature
+from saelab.features.document import document, facts
 from saelab.features.exports import Report
 from saelab.features.exports.selection import Selection
 from saelab.features.render import number, text
@@ -20,7 +21,6 @@ from saelab.files import write_text
 LIMIT = 500
 """More features than this make a page that no browser likes."""
 _AROUND = 24
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def write(selection: Selection, path: Path, report: Report | None = None) -> Path:
@@ -45,15 +45,11 @@ def page(selection: Selection, report: Report | None = None) -> str:
         if report:
             report(done, len(latents), "")
     title = f"{len(latents):,} feature{'s' if len(latents) > 1 else ''} of {_name(selection)}"
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark">'
-        f"<title>{text(title, 200)}</title><style>{_STYLE}{render.STYLE}{charts.STYLE}</style></head>\n"
-        f"<body><header><h1>{text(title, 200)}</h1>{_facts(_about(selection))}{_contents(selection)}</header>\n"
-        f"<main>{''.join(sections)}</main>\n<footer>saelab {__version__}</footer></body></html>\n"
+    body = (
+        f"<header><h1>{text(title, 200)}</h1>{facts(_about(selection))}{_contents(selection)}</header>\n"
+        f"<main>{''.join(sections)}</main>\n<footer>saelab {__version__}</footer>"
     )
+    return document(title, body, _STYLE, render.STYLE, charts.STYLE)
 
 
 # -- the SAE ------------------------------------------------------------------------------------------
@@ -109,17 +105,17 @@ def _section(selection: Selection, latent: int) -> str:
 
 
 def _statistics(selection: Selection, feature: Feature) -> str:
-    facts = {
+    found = {
         "active on": f"{feature.count:,} tokens ({100 * feature.density:.3g} %)",
         "mean": number(feature.mean),
         "highest": number(feature.max),
     }
     if selection.bundle.signed:
-        facts |= {"lowest": number(feature.min), "below 0 on": f"{feature.negative:,} tokens"}
+        found |= {"lowest": number(feature.min), "below 0 on": f"{feature.negative:,} tokens"}
     histogram = charts.bars(
         feature.histogram, feature.min, feature.max, title="Tokens by activation, where it is active"
     )
-    return f"{_facts(facts)}<figure><figcaption>Activations</figcaption>{histogram}</figure>"
+    return f"{facts(found)}<figure><figcaption>Activations</figcaption>{histogram}</figure>"
 
 
 def _lens(selection: Selection, feature: Feature) -> str:
@@ -167,11 +163,6 @@ def _bin(number_: int) -> str:
 
 
 # -- pieces -------------------------------------------------------------------------------------------
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    rows = (f"<div><dt>{text(name)}</dt><dd><bdi>{text(value, 300)}</bdi></dd></div>" for name, value in facts.items())
-    return f"<dl>{''.join(rows)}</dl>"
 
 
 def _table(title: str, what: str, unit: str, rows: Iterable[tuple[str, float]]) -> str:

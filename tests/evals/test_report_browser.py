@@ -1,0 +1,125 @@
+"""The page in a real web browser: it asks for nothing, complains of nothing, runs nothing, and fits a phone.
+
+Screenshots go to `$SAELAB_SCREENSHOTS`, where it is set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from saelab.evals.report import Comparison, Member, of_comparison, of_run, read
+from tests.dashboards.driver import chromium
+from tests.evals.report_runs import SCRIPT, hostile_run, matching_index, whole_run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def pages(tmp_path: Path, write_run: Callable[..., Path]) -> dict[str, Path]:
+    """One run, a hostile one, and several beside each other."""
+    whole = matching_index(whole_run(tmp_path / "whole", write_run))
+    hostile = matching_index(hostile_run(tmp_path / "hostile", write_run))
+    members = [Member(f"{SCRIPT} {n}", n, [read(path)]) for n, path in enumerate((whole, hostile))]
+    written = {
+        "whole": of_run(read(whole)),
+        "hostile": of_run(read(hostile)),
+        "several": of_comparison(Comparison("several", members)),
+    }
+    for name, text in written.items():
+        (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")
+    return {name: tmp_path / f"{name}.html" for name in written}
+
+
+def unfold(page: Page) -> None:
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+def test_the_page_is_quiet_asks_for_nothing_and_fits(
+    width: int, scheme: Literal["light", "dark"], browser: Browser, pages: dict[str, Path], tmp_path: Path
+):
+    folder = Path(os.environ.get("SAELAB_SCREENSHOTS") or tmp_path)
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: said.append(dialog.message))
+    page.on("request", lambda asked: said.append(asked.url))
+    for name, path in pages.items():
+        said.clear()
+        page.goto(path.as_uri())
+        assert said == [path.as_uri()]
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.screenshot(path=folder / f"report-{name}-{width}-{scheme}.png", full_page=True)
+        unfold(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.title() == f"{name} · saelab report"
+        assert page.locator("script, iframe, img, form, link").count() == 0
+        assert said == [path.as_uri()]
+    page.close()
+
+
+def test_hostile_text_is_shown_as_text(browser: Browser, pages: dict[str, Path]):
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(pages["hostile"].as_uri())
+    assert page.locator("h3").get_by_text(SCRIPT, exact=True).first.is_visible()
+    assert page.locator("article").get_by_text(SCRIPT).first.is_visible()
+    assert "broken" not in page.title()
+    page.close()
+
+
+def test_links_lead_to_sections_and_text_is_readable_by_day_and_night(browser: Browser, pages: dict[str, Path]):
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(pages["whole"].as_uri())
+    page.get_by_role("navigation").get_by_role("link", name="Example features").click()
+    assert page.url.endswith("#features")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for colour in ("--ink", "--dim", "--link"):
+            assert contrast(page, colour, "--sheet") >= 4.5
+        for number in range(9):
+            assert contrast(page, f"--c{number}", "--sheet") >= 3  # what is drawn
+    page.close()
+
+
+def test_pointing_at_a_series_dims_the_others(browser: Browser, pages: dict[str, Path]):
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(pages["several"].as_uri())
+    page.locator(".key li").first.hover()
+    own, other = (page.locator(f".plot .k{number}").first for number in (0, 1))
+    page.wait_for_function("getComputedStyle(document.querySelector('.plot .k1')).opacity < 0.5")
+    assert own.evaluate("one => getComputedStyle(one).opacity") == "1"
+    assert float(other.evaluate("one => getComputedStyle(one).opacity")) < 0.5
+    page.close()
+
+
+def contrast(page: Page, one: str, other: str) -> float:
+    """The ratio of luminances of two of the page's colours (WCAG 2)."""
+    return page.evaluate(
+        """([one, other]) => {
+          const probe = document.createElement("i");
+          document.body.append(probe);
+          const luminance = name => {
+            probe.style.color = `var(${name})`;
+            const parts = getComputedStyle(probe).color.match(/[0-9.]+/g).slice(0, 3).map(x => x / 255);
+            const [r, g, b] = parts.map(x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+          };
+          const [high, low] = [luminance(one), luminance(other)].sort((a, b) => b - a);
+          probe.remove();
+          return (high + 0.05) / (low + 0.05);
+        }""",
+        [one, other],
+    )
