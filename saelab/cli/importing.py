@@ -105,7 +105,7 @@ def _written(config: RunConfig, sae: SAE) -> dict[str, Any]:
 def _document(sae: SAE, source: str, directory: Path, given: Given) -> dict[str, Any]:
     """What the files and the user say, as a configuration."""
     identity, origin = sae.identity, Origin.of(sae.identity)
-    model = given.model or _hub_name(origin.model)
+    model = given.model or hub_name(origin.model)
     hook, target = given.hook or origin.hook, given.target_hook or origin.target_hook
     data = given.data or origin.dataset
     asked = {"--model": model, "--hook": hook, "--data": data}
@@ -134,7 +134,7 @@ def _document(sae: SAE, source: str, directory: Path, given: Given) -> dict[str,
     return document
 
 
-def _hub_name(model: str | None) -> str | None:
+def hub_name(model: str | None) -> str | None:
     """The hub's name for what TransformerLens calls a model: SAEs are often said to be of "gpt2-small"."""
     if model is None or Path(model).exists():
         return model

@@ -36,22 +36,30 @@ class Origin:
 
     @classmethod
     def of(cls, identity: Identity) -> Origin:
-        """What an SAE's provenance says, be it of a run here or of an import."""
+        """What an SAE's provenance says, be it of a run here or of an import; what is ill-typed there is unknown."""
         provenance = identity.provenance
-        known = cls(**_section(_section(provenance, _IMPORTED), "origin"))
         model, data = _section(provenance, "model"), _section(provenance, "data")
         windows, mask = _section(provenance, "windows"), _section(provenance, "mask")
-        here = cls(
-            model=model.get("name"),
-            hook=provenance.get("hook"),
-            target_hook=provenance.get("target_hook"),
-            dataset=data.get("dataset") or data.get("name") or ", ".join(_section(data, "files")) or None,
-            context_length=windows.get("context_length"),
-            prepend_bos=windows.get("prepend_bos"),
-            special_tokens=bool(mask["special"]) if "special" in mask else None,
-            first_position=mask.get("first_position"),
-        )
-        return cls(**(asdict(known) | {name: value for name, value in asdict(here).items() if value is not None}))
+        here = {
+            "model": model.get("name"),
+            "hook": provenance.get("hook"),
+            "target_hook": provenance.get("target_hook"),
+            "dataset": data.get("dataset") or data.get("name") or ", ".join(_section(data, "files")) or None,
+            "context_length": windows.get("context_length"),
+            "prepend_bos": windows.get("prepend_bos"),
+            "special_tokens": bool(mask["special"]) if "special" in mask else None,
+            "first_position": mask.get("first_position"),
+        }
+        there = _section(_section(provenance, _IMPORTED), "origin")
+        said = {name: there.get(name) if value is None else value for name, value in here.items()}
+        return cls(**{name: value for name, value in said.items() if type(value) is _TYPES[name]})
+
+
+_TYPES: Mapping[str, type] = {
+    **dict.fromkeys(("model", "hook", "target_hook", "dataset"), str),
+    **dict.fromkeys(("prepend_bos", "special_tokens", "first_position"), bool),
+    "context_length": int,
+}
 
 
 def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Architecture:
         per_latent: tensors `[lat]`: their names there, and in the variant's coder.
         settings: reads what the architecture adds to `cfg.json` -> the variant's settings.
         transcoder, skip, tied: whether it has a target of its own, W_skip, no W_enc.
+        rescales: whether its activations may be in units of the decoder's norms.
         threshold: name of a tensor `[]` that all latents share.
     """
 
@@ -59,6 +60,7 @@ class Architecture:
     transcoder: bool = False
     skip: bool = False
     tied: bool = False
+    rescales: bool = False
     threshold: str | None = None
 
 
@@ -87,13 +89,13 @@ _JUMP = {"b_enc": "b_enc", "threshold": "rule.threshold"}
 _GATE = {name: name for name in ("b_gate", "b_mag", "r_mag")}
 ARCHITECTURES: Mapping[str, Architecture] = {
     "standard": Architecture("relu", _BIAS),
-    "topk": Architecture("topk", _BIAS, _budget),
-    "abstopk": Architecture("abs_topk", _BIAS, _budget),
+    "topk": Architecture("topk", _BIAS, _budget, rescales=True),
+    "abstopk": Architecture("abs_topk", _BIAS, _budget, rescales=True),
     "jumprelu": Architecture("jumprelu", _JUMP),
     "gated": Architecture("gated", _GATE),
     "matching_pursuit": Architecture("matching_pursuit", {}, _pursuit, tied=True),
-    "batchtopk": Architecture("batch_topk", _BIAS, _mean_budget, threshold="topk_threshold"),
-    "matryoshka_batchtopk": Architecture("matryoshka", _BIAS, _nested, threshold="topk_threshold"),
+    "batchtopk": Architecture("batch_topk", _BIAS, _mean_budget, rescales=True, threshold="topk_threshold"),
+    "matryoshka_batchtopk": Architecture("matryoshka", _BIAS, _nested, rescales=True, threshold="topk_threshold"),
     "transcoder": Architecture("relu", _BIAS, transcoder=True),
     "skip_transcoder": Architecture("relu", _BIAS, transcoder=True, skip=True),
     "jumprelu_transcoder": Architecture("jumprelu", _JUMP, transcoder=True),
@@ -144,7 +146,7 @@ def read(path: Path) -> SAE:
     d_in, d_sae = width(fields, "d_in"), width(fields, "d_sae")
     d_out = width(fields, "d_out") if architecture.transcoder else d_in
     settings = architecture.settings(fields, d_in)
-    usage = _usage(fields)
+    usage = _usage(fields, architecture)
     tensors = read_safetensors(weights)
     if legacy:
         tensors = saelens_legacy.without_scaling_factor(tensors, str(weights))
@@ -169,7 +171,7 @@ class _Usage:
     token_scale: str | None
 
 
-def _usage(fields: Fields) -> _Usage:
+def _usage(fields: Fields, architecture: Architecture) -> _Usage:
     normalisation = fields.take("normalize_activations", str, "none")
     if normalisation not in _TOKEN_SCALES:
         reason = _UNFOLDED.get(normalisation, "saelab does not know it")
@@ -181,7 +183,7 @@ def _usage(fields: Fields) -> _Usage:
     if dtype.removeprefix("torch.") not in ("float32", "float64", "float16", "bfloat16"):
         raise SaelabError(f"unknown dtype {shown(dtype)}", where=fields.where)
     usage = _Usage(
-        rescaled=fields.take("rescale_acts_by_decoder_norm", bool, False),
+        rescaled=architecture.rescales and fields.take("rescale_acts_by_decoder_norm", bool, False),
         centred=fields.take("apply_b_dec_to_input", bool, True),
         token_scale=_TOKEN_SCALES[normalisation],
     )

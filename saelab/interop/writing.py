@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 from saelab.errors import SaelabError
@@ -34,5 +35,6 @@ def export(sae: SAE, directory: Path | str, format: str) -> None:
         )
     if directory.exists():
         raise SaelabError("this directory exists already", where=str(directory), fix="choose another name")
+    here = sae if sae.W_dec.device.type == "cpu" else copy.deepcopy(sae).cpu()
     with atomic_directory(directory) as temporary:
-        form.write(sae.cpu(), temporary)
+        form.write(here, temporary)

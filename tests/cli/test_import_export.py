@@ -143,6 +143,15 @@ def test_anything_that_loads_is_exported_and_what_cannot_be_is_refused(saelab):
     assert not Path("more").exists()
 
 
+def test_transformer_lens_names_of_models_become_the_hubs(tiny_model_dir):
+    from saelab.cli.importing import hub_name
+
+    assert hub_name("pythia-70m-deduped") == "EleutherAI/pythia-70m-deduped"
+    assert hub_name("gpt2-small") == hub_name("gpt2")
+    assert hub_name("somebody/else") == "somebody/else"
+    assert hub_name(str(tiny_model_dir)) == str(tiny_model_dir)
+
+
 def test_features_are_exported_as_before(saelab):
     refused(saelab("export", "features", "runs/none", "--format", "html", "-o", "out"), "this run does not exist")
     assert "features" in saelab("export", "--help").stdout

@@ -273,6 +273,26 @@ def test_metadata_may_hold_anything_else(tmp_path):
     assert Origin.of(sae.identity).hook is None  # one head of a hook: saelab has no name for that
 
 
+def test_a_key_of_another_architecture_is_unknown(tmp_path):
+    shutil.copytree(FIXTURES / "saelens" / "matching_pursuit", tmp_path / "there")
+    config = read_json(tmp_path / "there" / "cfg.json")
+    (tmp_path / "there" / "cfg.json").write_text(json.dumps(config | {"rescale_acts_by_decoder_norm": True}))
+    with pytest.raises(SaelabError, match="unknown key 'rescale_acts_by_decoder_norm' = True"):
+        SAE.load(tmp_path / "there")
+
+
+def test_provenance_of_other_types_is_unknown(make, tmp_path):
+    sae = make("topk")
+    sae.identity.provenance = {
+        "model": 3,
+        "hook": 4,
+        "windows": {"context_length": "x"},
+        "imported": {"origin": {"a": 1}},
+    }
+    assert Origin.of(sae.identity) == Origin()
+    export(sae, tmp_path / "there", "saelens")
+
+
 def test_signed_sparsify_saes_keep_the_largest_magnitudes(tmp_path):
     shutil.copytree(FIXTURES / "sparsify" / "layers.3", tmp_path / "there")
     config = read_json(tmp_path / "there" / "cfg.json")
