@@ -65,7 +65,7 @@ def section(name: str, members: Sequence[Member]) -> Section:
     ]
     body = [
         paragraph(_counted(entries), "dim"),
-        gallery([_strip(metric, entries) for metric in _differing(entries)]),
+        gallery([_strip(metric, entries) for metric in _differing(entries)], pairs=False),
         gallery(_pictures(entries)),
         details("All numbers", _numbers(entries)),
         details("Tables, side by side", "".join(map(table, _tables(entries)))),
@@ -145,16 +145,22 @@ def _pictures(entries: Sequence[_Entry]) -> list[str]:
     for entry in entries:
         for chart in entry.evaluation.charts:
             known.setdefault(chart.title, {})[entry.label] = chart
-    found = []
-    for name, own in known.items():
-        series = list(dict.fromkeys(one for chart in own.values() for one in chart.series))
-        for one in series:
-            drawn = {label: chart.series[one] for label, chart in own.items() if one in chart.series}
-            first, *others = drawn.values()
-            if not others or any(points != first for points in others):
-                called = name if len(series) == 1 else f"{name}: {one}"
-                found.append(_picture(replace(next(iter(own.values())), title=called, series=drawn), numbers))
-    return found
+    return [drawn for own in known.values() for drawn in _of_title(own, numbers)]
+
+
+def _of_title(own: Mapping[str, Chart], numbers: Mapping[str, int]) -> Iterator[str]:
+    """Pictures of the charts of one title; what one run alone has is drawn as it is."""
+    (label, whole), *others = own.items()
+    if not others:
+        yield figure(replace(whole, title=f"{whole.title} ({label})"))
+        return
+    series = list(dict.fromkeys(one for chart in own.values() for one in chart.series))
+    for one in series:
+        drawn = {name: chart.series[one] for name, chart in own.items() if one in chart.series}
+        first, *rest = drawn.values()
+        if not rest or any(points != first for points in rest):
+            title_ = whole.title if len(series) == 1 else f"{whole.title}: {one}"
+            yield _picture(replace(whole, title=title_, series=drawn), numbers)
 
 
 def _picture(chart: Chart, numbers: Mapping[str, int]) -> str:

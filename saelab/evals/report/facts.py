@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from saelab.evals.report.run import Run, mapping, number
-from saelab.evals.report.words import count, duration, size
+from saelab.evals.report.words import count, size
 
 _LISTED = 12
 """So many parts of a list are written out."""
@@ -41,7 +41,6 @@ def essentials(run: Run) -> dict[str, str]:
         "sparsity": record.target or "",
         "latents": f"{latents:,.0f}{f' on {width:,.0f} dimensions' if width else ''}" if latents else "",
         "trained on": f"{size(record.tokens)} tokens" if record.tokens else "",
-        "training took": duration(seconds) if (seconds := number(run.summary, "training_seconds")) else "",
         "seed": "" if record.seed is None else str(record.seed),
     }
     return {name: value for name, value in found.items() if value}

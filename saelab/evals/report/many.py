@@ -116,7 +116,7 @@ def _best(found: Comparison) -> list[Card]:
 
     def lead(metric: str, heading: str, sign: int) -> list[Card]:
         known = {name: s for name, own in spreads.items() if (s := own[metric])}
-        if len(known) < 2:
+        if len({spread.mean for spread in known.values()}) < 2:
             return []
         who = min(known, key=lambda name: sign * known[name].mean)
         l0 = spreads[who]["l0"]

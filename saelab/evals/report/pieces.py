@@ -85,9 +85,9 @@ def details(summary: str, body: str) -> str:
 # -- figures ------------------------------------------------------------------------------------------
 
 
-def gallery(found: Sequence[str]) -> str:
-    """Figures beside each other: as many as there is room for, or two where that leaves none alone."""
-    kind = "gallery two" if len(found) in (2, 4) else "gallery"
+def gallery(found: Sequence[str], *, pairs: bool = True) -> str:
+    """Figures beside each other: as many as there is room for, or two and larger where that leaves none alone."""
+    kind = "gallery two" if pairs and len(found) in (2, 4) else "gallery"
     return f'<div class="{kind}">{"".join(found)}</div>' if any(found) else ""
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from saelab.evals.report import axes
 from saelab.evals.report.axes import Axis
-from saelab.evals.report.marks import LEAST, LETTER, RIGHT, WIDTH, Point, inside, looks, picture, shape, written
+from saelab.evals.report.marks import LEAST, RIGHT, WIDTH, Point, inside, looks, picture, shape, written
 
 _TOP, _FOOT = 4.0, 36.0
 _LINE, _BETWEEN = 9.0, 9.0
-_MOST_LETTERS = 22
+_MOST_LETTERS, _LETTER = 22, 7.0
+"""Of a name; names are written a little larger than ticks."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def rows(
     if not dots or not values:
         return ""
     letters = min(_MOST_LETTERS, max(map(len, found)))
-    scale = _Scale(axes.of_numbers(values, log=log, wanted=4), 14 + LETTER * letters)
+    scale = _Scale(axes.of_numbers(values, log=log, wanted=4), 14 + _LETTER * letters)
     parts, top, parted = [], _TOP, max(map(len, found.values())) > 2
     for name, row in found.items():
         height = _BETWEEN + _LINE * max(len(row), 1)
