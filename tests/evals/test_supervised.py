@@ -416,6 +416,16 @@ def test_the_evaluator_on_a_tiny_model(subject, quick):
 
 
 @pytest.mark.slow
+def test_another_task_at_the_only_position_it_marks(subject, quick):
+    evaluator = replace(Supervised(**SETTINGS), task="agreement", mark=None, task_latents=0)
+    result = evaluator(subject)
+    assert set(result.details["effect_by_position"]) == {"end"}
+    assert result.details["sections"][0]["section"] == f"{HOOK}@end"
+    assert {"edit_4_number", "supervised_edit_distractor", "f1_number"} <= set(result.metrics)
+    assert not any("SAE of the task" in str(row) for table in result.tables for row in table.rows)
+
+
+@pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on_with_its_next_part(subject, quick, tmp_path):
     chosen = {"supervised": SETTINGS | {"sites": [HEADS], "edits": [1, 4]}}
     whole = evaluate(subject, chosen, config_sha256="a", write_to=tmp_path / "whole.json")
