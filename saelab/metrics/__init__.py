@@ -3,6 +3,14 @@
 from saelab.metrics.bootstrap import interval
 from saelab.metrics.density import Density
 from saelab.metrics.groups import Groups, equal_groups
-from saelab.metrics.reconstruction import Reconstruction, explained_variance
+from saelab.metrics.reconstruction import Reconstruction, explained_by_token, explained_variance
 
-__all__ = ["Density", "Groups", "Reconstruction", "equal_groups", "explained_variance", "interval"]
+__all__ = [
+    "Density",
+    "Groups",
+    "Reconstruction",
+    "equal_groups",
+    "explained_by_token",
+    "explained_variance",
+    "interval",
+]
