@@ -36,7 +36,7 @@ def explain(run: Run, document: dict[str, Any]) -> None:
     console.print(table)
     console.print()
     for name, entry in document["evaluations"].items():
-        if not any(name == evaluator for evaluator, _ in _MEANING):
+        if name not in dict(_SHOWN):
             console.print(*_overview(name, entry), "", sep="\n", highlight=False)
     directory = run.directory
     for what, path in (
