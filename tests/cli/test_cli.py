@@ -288,7 +288,7 @@ def test_config_show_validate_schema(saelab, config_text):
 
 def test_version_help_and_doctor(saelab):
     assert saelab("--version").stdout.startswith("saelab 0.")
-    assert "Cache, train, evaluate and index" in saelab("--help").stdout
+    assert "Cache, train, evaluate, index and report" in saelab("--help").stdout
     report = json.loads(saelab("doctor", "--json").stdout)
     assert report["versions"]["torch"]
     assert report["assets"] == {"smollm2-135m-instruct": False, "wikipedia-sample": False}
