@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_INSTALLED := $(PEERS)/.installed
 
-.PHONY: demo test check format bench bench-peers torture clean
+.PHONY: demo test style check format bench bench-peers torture clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,11 +21,13 @@ demo: $(INSTALLED)  ## a model, text, a trained SAE and its measurements, from n
 test: $(INSTALLED)  ## all tests
 	$(BIN)/python -m pytest
 
-check: $(INSTALLED)  ## what every commit passes: style, types, structure, fast tests
+style: $(INSTALLED)  ## style, types, structure
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+check: style  ## what every commit passes: these and the fast tests
 	$(BIN)/python -m pytest -q -m 'not slow'
 
 format: $(INSTALLED)
