@@ -14,7 +14,7 @@ from saelab.evals.report.pieces import Card, Section, boxed, details, figure, ga
 from saelab.evals.report.words import DASH, between, duration, in_unit, measured, title
 from saelab.features.render import text
 
-HEADLINES = ("fvu", "l0", "ce_score", "delta_ce_nats", "dead_frac")
+HEADLINES = ("fvu", "l0", "ce_score", "delta_ce_nats", "dead_frac", "sufficiency")
 """Metrics that have a card wherever they are; of other evaluators, the first metric has."""
 _CARDS, _SHOWN, _SETTING = 9, 10, 300
 """At most so many cards; metrics that are not folded; characters of a setting."""
