@@ -18,7 +18,7 @@ def test_the_wheel_holds_package_and_configs_and_nothing_else(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     configs = [f"saelab/configs/{name}.yaml" for name in ("demo", "gpt2-small")]
     app = [f"saelab/dashboards/{name}" for name in ("app.py", "style.css", "icon.svg", "saelab_dashboard/feature.py")]
-    data = ("saelab/py.typed", "saelab/bench/planted.yaml", "saelab/evals/report/style.css")
+    data = ("saelab/py.typed", "saelab/testing/trials.yaml", "saelab/evals/report/style.css")
     for name in ("saelab/__init__.py", *data, *configs, *app):
         assert name in names
     tops = {name.split("/")[0] for name in names}

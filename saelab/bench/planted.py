@@ -1,40 +1,21 @@
 """Every variant on every planted world: what it finds at the world's own sparsity, beside an oracle and nulls.
 
-Settings come from `planted.yaml` beside this file and from the world; a variant that a third party adds
-takes part without a line here.
+How each is set and trained is `saelab.testing.trials`'; a variant that a third party adds takes part without a line
+here.
 """
 
 from __future__ import annotations
 
-import inspect
-import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib.resources import files
-from typing import Any, get_type_hints
+from typing import Any
 
 from saelab.bench.progress import Progress, Report
 from saelab.errors import SaelabError, did_you_mean
 from saelab.sae import VARIANTS
-from saelab.testing import recovery
-from saelab.testing.fitting import fit, heldout, measure, measure_codes
-from saelab.testing.planted import Hierarchy, Readout, Signed, Superposed, World, stream
-from saelab.training import TrainSpec
-
-WORLDS: dict[str, World] = {
-    "uniform": Superposed(),
-    "zipf": Superposed(n_features=256, zipf=1.0),
-    "noisy": Superposed(n_features=256, zipf=1.0, noise=0.5),
-    "correlated": Superposed(n_features=256, zipf=1.0, noise=0.5, correlation=0.5),
-    "hierarchy": Hierarchy(),
-    "signed": Signed(),
-    "readout": Readout(),
-}
-"""The first four are a ladder of difficulty."""
-
-EVALUATION_TOKENS = 16_384
+from saelab.testing.fitting import fit, heldout, measure
+from saelab.testing.trials import EVALUATION_TOKENS, WORLDS, compared, settings_for, train_spec
 
 
 @dataclass
@@ -66,41 +47,6 @@ class Row:
         """JSON-able."""
         medians = {name: self.median(name) for name in self.metrics}
         return vars(self) | {"medians": medians}
-
-
-@cache
-def _plan() -> Mapping[str, Any]:
-    import yaml
-
-    return yaml.safe_load(files("saelab.bench").joinpath("planted.yaml").read_text(encoding="utf-8"))
-
-
-def _of_world(name: str) -> Mapping[str, Any]:
-    return _plan()["worlds"].get(name, {})
-
-
-def train_spec(name: str, steps: int, seed: int) -> TrainSpec:
-    """How every variant is trained on a world."""
-    train = _plan()["train"] | _of_world(name).get("train", {})
-    return TrainSpec(tokens=steps * train["batch_tokens"], seed=seed, **train)
-
-
-def settings_for(kind: str, name: str) -> dict[str, Any]:
-    """A variant's settings on a world: width, sparsity and frequencies from the world, where it has such
-    settings; then what planted.yaml says of it, and of it on this world."""
-    world = WORLDS[name]
-    whole = get_type_hints(VARIANTS[kind]).get("k") is not float
-    from_world = {
-        "n_latents": _of_world(name).get("n_latents", len(world.features)),
-        "k": math.ceil(round(world.l0, 6)) if whole else world.l0,
-        "l0": world.l0,
-        "target_l0": world.l0,
-        "highest": float(world.frequencies.max()),
-        "lowest": float(world.frequencies.min()),
-    }
-    known = inspect.signature(VARIANTS[kind]).parameters
-    followed = {key: value for key, value in from_world.items() if key in known}
-    return followed | _plan()["settings"].get(kind, {}) | _of_world(name).get("settings", {}).get(kind, {})
 
 
 def run(
@@ -139,16 +85,11 @@ def run(
 
 
 def _nulls(name: str, seeds: int) -> Iterator[Row]:
-    oracle, random = Row(name, "oracle"), Row(name, "random")
+    rows = {label: Row(name, label) for label in ("oracle", "random")}
     for seed in range(seeds):
-        world = replace(WORLDS[name], seed=seed)
-        sample = heldout(world, EVALUATION_TOKENS, seed)
-        n_active = (sample.codes != 0).sum(1)
-        guess = recovery.random_dictionary(len(world.features), sample.x.shape[1], stream(seed, "random"))
-        for row, dictionary in ((oracle, world.features), (random, guess)):
-            codes = recovery.pursue(sample.x, dictionary, n_active, signed=world.signed)
-            row.add(measure_codes(world, dictionary, codes, codes @ dictionary, sample))
-    yield from (oracle, random)
+        for label, found in compared(name, seed).items():
+            rows[label].add(found)
+    yield from rows.values()
 
 
 def _variant(name: str, kind: str, seeds: int, steps: int, progress: Progress) -> Row:

@@ -198,20 +198,27 @@ def compare_(
 def evaluate(
     run: RunPath,
     override: Override = None,
+    only: Annotated[
+        str | None, typer.Option("--only", help="these evaluators alone: geometry,probing", show_default=False)
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="every evaluator there is")] = False,
     again: Annotated[bool, typer.Option("--again", help="measure again what is measured already")] = False,
     convention: Annotated[
         Literal["saelab", "saebench"], typer.Option("--convention", help="saebench: its core metrics, too")
     ] = "saelab",
     as_json: Json = False,
 ) -> None:
-    """Measure a trained run on held-out documents; writes eval.json, and the report anew where there is one."""
+    """Measure a trained run on held-out documents; writes eval.json, and the report anew where there is one.
+
+    Without --only and --all, by the evaluators that the config names. Those that it does not name have their default
+    settings; -o eval.probing.examples=500 sets one. What is in eval.json already stays there.
+    """
     from saelab.cli.report import renew
     from saelab.cli.results import explain
     from saelab.cli.stages import open_run
 
-    work = open_run(run, override or [], _reporter(as_json))
-    if convention == "saebench":
-        work = work.with_evaluator("saebench_core")
+    also = ["saebench_core"] if convention == "saebench" else []
+    work = open_run(run, override or [], _reporter(as_json)).measured_by(only, every=every, also=also)
     with work.directory.claimed():
         work.reporter.log_to(work.directory.log)
         document = work.evaluate(work.cache(), again=again)

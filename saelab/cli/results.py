@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -20,24 +21,14 @@ _SHOWN = (
 
 def explain(run: Run, document: dict[str, Any]) -> None:
     """Print the table of results and the places of the files."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column, justify in (("metric", "left"), ("value", "right"), ("95 %", "left"), ("tokens", "right")):
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("what it is")
-    for evaluator, metrics in _SHOWN:
-        entry = document["evaluations"].get(evaluator, {})
-        for metric in (name for name in metrics if name in entry.get("metrics", {})):
-            low_high = entry.get("intervals", {}).get(metric)
-            interval = f"{low_high[0]:.3f} .. {low_high[1]:.3f}" if low_high else ""
-            meaning = entry.get("meaning", {}).get(metric, "")
-            table.add_row(metric, f"{entry['metrics'][metric]:.4f}", interval, f"{entry['n_tokens']:,}", meaning)
-    console = run.reporter.console
+    console, evaluations = run.reporter.console, document["evaluations"]
     console.print()
-    console.print(table)
+    console.print(_usual(evaluations))
+    others = [name for name in run.config.eval if name in evaluations and name not in dict(_SHOWN)]
+    for name in others:
+        for said in _overview(name, evaluations[name], whole=len(others) <= _FEW):
+            console.print("", said, sep="\n", highlight=False)
     console.print()
-    for name, entry in document["evaluations"].items():
-        if name not in dict(_SHOWN):
-            console.print(*_overview(name, entry), "", sep="\n", highlight=False)
     directory = run.directory
     for what, path in (
         ("the SAE, for SAE.load", directory.sae),
@@ -57,25 +48,54 @@ def explain(run: Run, document: dict[str, Any]) -> None:
         console.print(escape(f"\nsaelab browse {directory.path}"), style="bold", highlight=False, soft_wrap=True)
 
 
-def _overview(name: str, entry: dict[str, Any]) -> list[Table | str]:
-    """An evaluator's first table, or else its metrics; and what it could not measure."""
-    reasons = entry.get("not_measurable", {})
-    said: list[Table | str] = [f"[dim]{escape(f'{name}: {key}: {why}')}[/]" for key, why in reasons.items()]
-    if entry.get("tables"):
-        return [_cells(entry["tables"][0]), *said]
-    if not entry["metrics"]:
-        return said
-    meanings = entry.get("meaning", {})
-    rows = [(metric, value, meanings.get(metric, "")) for metric, value in entry["metrics"].items()]
-    return [_cells({"title": name, "columns": ("metric", "value", "what it is"), "rows": rows}), *said]
+def _usual(evaluations: Mapping[str, Any]) -> Table | str:
+    """What every run measures; nothing where nothing of it was measured."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column, justify in (("metric", "left"), ("value", "right"), ("95 %", "left"), ("tokens", "right")):
+        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("what it is")
+    for evaluator, metrics in _SHOWN:
+        entry = evaluations.get(evaluator, {})
+        for metric in (name for name in metrics if name in entry.get("metrics", {})):
+            interval = _interval(entry.get("intervals", {}).get(metric))
+            meaning = entry.get("meaning", {}).get(metric, "")
+            table.add_row(metric, f"{entry['metrics'][metric]:.4f}", interval, f"{entry['n_tokens']:,}", meaning)
+    return table if table.row_count else ""
 
 
-def _cells(content: dict[str, Any]) -> Table:
-    table = Table(title=escape(content["title"]), title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in content["columns"]:
+_FEW = 4
+"""As many evaluators at once show all their metrics; more of them would bury the rest."""
+
+
+def _overview(name: str, entry: Mapping[str, Any], *, whole: bool) -> Iterator[Table | str]:
+    """What an evaluator says: its metrics, where few were asked or there is no table; its first table; what it could
+    not measure."""
+    if entry["metrics"] and (whole or not entry.get("tables")):
+        meanings, intervals = entry.get("meaning", {}), entry.get("intervals", {})
+        yield _cells(
+            name,
+            ("metric", "value", "95 %", "what it is"),
+            [
+                (key, value, _interval(intervals.get(key)), meanings.get(key, ""))
+                for key, value in entry["metrics"].items()
+            ],
+        )
+    for first in entry.get("tables", ())[:1]:
+        yield _cells(first["title"], first["columns"], first["rows"])
+    for what, reason in entry.get("not_measurable", {}).items():
+        yield escape(f"{what} is not measurable: {reason}")
+
+
+def _interval(low_high: Sequence[float] | None) -> str:
+    return f"{low_high[0]:.3f} .. {low_high[1]:.3f}" if low_high else ""
+
+
+def _cells(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
         table.add_column(escape(column))
-    for row in content["rows"]:
+    for row in rows:
         table.add_row(
-            *("" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else escape(str(cell)) for cell in row)
+            *("" if cell is None else f"{cell:.4g}" if isinstance(cell, float) else escape(str(cell)) for cell in row)
         )
     return table

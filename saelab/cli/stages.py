@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from saelab.cli.console import Reporter
 from saelab.cli.schema import RunConfig
 from saelab.config import Choice, as_dict, load_config, to_yaml
 from saelab.errors import SaelabError
-from saelab.evals import Subject, evaluate
+from saelab.evals import EVALUATORS, Subject, evaluate
 from saelab.features import Bundle, IndexSpec
 from saelab.features.build import Origin, build_index
 from saelab.features.codes import StoredCodes
@@ -240,11 +241,21 @@ class Run:
         config = replace(self.config, data=DataSpec(dataset), activations=wanted, source=Choice("store", {}))
         return replace(self, config=config)
 
-    def with_evaluator(self, name: str) -> Run:
-        """The same run, to be measured by one more evaluator, as its config sets it, else by its defaults."""
-        return replace(
-            self, config=replace(self.config, eval=self.config.eval | {name: self.config.eval.get(name, {})})
-        )
+    def measured_by(self, only: str | None = None, *, every: bool = False, also: Sequence[str] = ()) -> Run:
+        """The same run, measured by `only` these evaluators ("probing,steering"), or by `every` one there is, else by
+        those of its config; and by some `also`. Their settings are the config's where it names them.
+
+        Raises:
+            SaelabError: an unknown evaluator, or both at once.
+        """
+        if only is not None and every:
+            raise SaelabError("--only names some evaluators, --all takes every one", where="saelab eval")
+        names = list(EVALUATORS) if every else list(self.config.eval)
+        names = names if only is None else [name.strip() for name in only.split(",")]
+        for name in (names := list(dict.fromkeys([*names, *also]))):
+            EVALUATORS[name]  # unknown ones are refused before anything is measured
+        chosen = {name: self.config.eval.get(name, {}) for name in names}
+        return replace(self, config=replace(self.config, eval=chosen))
 
     def evaluate(self, store: Store, *, again: bool = False) -> dict[str, Any]:
         """Measure the finished SAE on held-out documents and write `eval.json`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 from saelab.activations.store import Store
@@ -13,6 +13,9 @@ from saelab.lm.mask import Mask
 from saelab.lm.model import LanguageModel
 from saelab.registry import Registry
 from saelab.sae import SAE
+
+_PROGRESS = 1000
+"""Steps in which parts of an evaluation report how far the whole is."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,14 @@ class Subject:
     def target(self) -> str:
         """The hook that is reconstructed."""
         return self.target_hook or self.hook
+
+    def share(self, start: float, stop: float) -> Subject:
+        """The same for a part of the work, whose progress is so much of the whole."""
+
+        def report(done: int, total: int) -> None:
+            self.report(round(_PROGRESS * (start + (stop - start) * done / max(total, 1))), _PROGRESS)
+
+        return replace(self, report=report)
 
 
 @dataclass(frozen=True)
@@ -142,5 +153,12 @@ for _name, _class in {
     "bidirectional": "Bidirectional",
     "supervised": "Supervised",
     "saebench_core": "SaebenchCore",
+    "geometry": "Geometry",
+    "stability": "Stability",
+    "norms": "Norms",
+    "coefficients": "Coefficients",
+    "absorption": "Absorption",
+    "splitting": "Splitting",
+    "recovery": "Recovery",
 }.items():
     EVALUATORS.add(_name, f"saelab.evals.{_name}:{_class}")

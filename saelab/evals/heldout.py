@@ -1,4 +1,4 @@
-"""Held-out activations for evaluators that look at one token at a time."""
+"""Activations, held-out ones as a rule, for evaluators that look at one token at a time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from saelab.activations.loader import Batch, stored
 from saelab.errors import SettingError
 from saelab.evals.base import Subject
+from saelab.lm.windows import Split
 
 _CHUNK_TOKENS = 4096
 
@@ -22,10 +23,15 @@ def check_max_tokens(max_tokens: int | None) -> None:
 def heldout(subject: Subject, max_tokens: int | None) -> Iterator[Batch]:
     """The first `max_tokens` held-out tokens (all: None) in chunks: input `[tok, d_in]` and target `[tok, d_out]`,
     in the dtype and on the device of the SAE; reports progress."""
-    stored_tokens = subject.store.n_tokens("heldout")
+    return tokens_of("heldout", subject, max_tokens)
+
+
+def tokens_of(split: Split, subject: Subject, max_tokens: int | None) -> Iterator[Batch]:
+    """The same of a split."""
+    stored_tokens = subject.store.n_tokens(split)
     total = stored_tokens if max_tokens is None else min(max_tokens, stored_tokens)
     done = 0
-    for batch in stored(subject.store, "heldout", subject.hook, target_hook=subject.target_hook):
+    for batch in stored(subject.store, split, subject.hook, target_hook=subject.target_hook):
         left = total - done
         for x, target in zip(
             batch.input[:left].split(_CHUNK_TOKENS), batch.target[:left].split(_CHUNK_TOKENS), strict=True

@@ -16,11 +16,14 @@ from saelab.evals.base import NotMeasurable, Subject
 from saelab.files import sha256_json
 from saelab.lm.mask import Mask
 from saelab.lm.model import Hook, LanguageModel
-from saelab.tasks import CONCEPTS, Labelled, Text
+from saelab.tasks import CONCEPTS, Labelled, Text, Tokenizer
 
 MIN_EXAMPLES = 10
 """Of a class, and of all others together, in train and in test: fewer are not worth a probe."""
 _BATCH_CONTEXTS = 32
+Report = Callable[[int, int], None]
+Concept = Callable[[Tokenizer, Text, int, int], Labelled]
+"""See `saelab.tasks.CONCEPTS`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +50,22 @@ def check_counts(settings: object, *keys: str) -> None:
             raise SettingError(key, f"must be at least 1, found {value}")
 
 
-def seen(subject: Subject, name: str, examples: int, seed: int, hook: str | None = None) -> Seen:
+def seen(
+    subject: Subject,
+    name: str,
+    examples: int,
+    seed: int,
+    hook: str | None = None,
+    make: Concept | None = None,
+    report: Report = lambda done, total: None,
+) -> Seen:
     """A concept and its activations at a hook (None: what the SAE reads), kept in `Subject.shared`.
 
     Running text that is the store's own is looked up there; prompts go through the model, in its precision.
+
+    Args:
+        make: makes the concept (None: the one that is registered by that name).
+        report: called with (done, total) while prompts run.
 
     Raises:
         NotMeasurable: the tokenizer or the text does not give the concept.
@@ -58,7 +73,7 @@ def seen(subject: Subject, name: str, examples: int, seed: int, hook: str | None
     hook = hook or subject.hook
     key = sha256_json(["labelled", subject.store.content_sha256, subject.mask.as_json(), hook, name, examples, seed])
     if key not in subject.shared:
-        subject.shared[key] = _see(subject, hook, name, examples, seed)
+        subject.shared[key] = _see(subject, hook, make or CONCEPTS[name], examples, seed, report)
     return subject.shared[key]
 
 
@@ -122,8 +137,8 @@ def _rarest(positive: Tensor, test: Tensor) -> int:
 
 
 @torch.no_grad()
-def _see(subject: Subject, hook: str, name: str, examples: int, seed: int) -> Seen:
-    make, lm, text = CONCEPTS[name], subject.model(), heldout_text(subject.store)
+def _see(subject: Subject, hook: str, make: Concept, examples: int, seed: int, report: Report) -> Seen:
+    lm, text = subject.model(), heldout_text(subject.store)
     try:
         concept = make(lm.tokenizer, text, examples, seed)
     except SaelabError as error:
@@ -131,7 +146,7 @@ def _see(subject: Subject, hook: str, name: str, examples: int, seed: int) -> Se
     if (numbers := _contexts_of(concept, text)) is not None:
         x, kept = _stored(subject.store, hook, numbers, concept.position)
     else:
-        x, kept = _run(lm, lm.hook(hook), subject.mask, concept)
+        x, kept = _run(lm, lm.hook(hook), subject.mask, concept, report)
     others = {key: (values, label[kept]) for key, (values, label) in concept.others.items()}
     columns = {key: getattr(concept, key)[kept] for key in ("context", "position", "label", "test")}
     return Seen(replace(concept, **columns, others=others), x[kept])
@@ -168,7 +183,7 @@ def _stored(store: Store, hook: str, context: Tensor, position: Tensor) -> tuple
     return x, kept
 
 
-def _run(lm: LanguageModel, hook: Hook, mask: Mask, concept: Labelled) -> tuple[Tensor, Tensor]:
+def _run(lm: LanguageModel, hook: Hook, mask: Mask, concept: Labelled, report: Report) -> tuple[Tensor, Tensor]:
     """`[example, d_hook]`, and `[example]` bool: what the mask keeps."""
     x, kept = torch.zeros(len(concept), hook.width), torch.zeros(len(concept), dtype=torch.bool)
     used, row = concept.context.unique(return_inverse=True)
@@ -179,4 +194,5 @@ def _run(lm: LanguageModel, hook: Hook, mask: Mask, concept: Labelled) -> tuple[
         values = lm.capture(tokens, [hook])[hook.name]
         x[here] = values[at, position].float().cpu()
         kept[here] = mask.keep(tokens, hook.name, values).cpu()[at, position]
+        report(min(start + _BATCH_CONTEXTS, len(used)), len(used))
     return x, kept

@@ -113,6 +113,11 @@ class LanguageModel:
         return self.bridge.cfg.n_layers
 
     @property
+    def n_parameters(self) -> int:
+        model: Any = self.bridge.original_model
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    @property
     def max_context(self) -> int | None:
         """Longest context in tokens, where the model says so."""
         return getattr(self.bridge.cfg, "n_ctx", None)

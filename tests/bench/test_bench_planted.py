@@ -12,6 +12,7 @@ from saelab.cli import app
 from saelab.errors import SaelabError, SettingError
 from saelab.sae import VARIANTS, build
 from saelab.sae.variants import topk
+from saelab.testing import trials
 from saelab.testing.planted import Superposed
 
 TINY = Superposed(d_model=12, n_features=16, n_active=1.0)
@@ -50,7 +51,7 @@ def test_every_variant_is_built_on_every_world(kind):
 
 
 def test_the_file_names_only_variants_and_worlds_there_are():
-    plan = planted._plan()
+    plan = trials.plan()
     assert set(plan["settings"]) <= set(VARIANTS)
     assert set(plan["worlds"]) <= set(planted.WORLDS)
     for world in plan["worlds"].values():

@@ -374,6 +374,40 @@ def test_a_trained_run_stays_what_it_is(saelab, config_text, tmp_path, monkeypat
     refused(saelab("run", "tiny.yaml"), "a run without its config.yaml")
 
 
+@pytest.mark.slow
+def test_some_evaluators_or_all_of_them(saelab, config_text, monkeypatch):
+    Path("tiny.yaml").write_text(config_text())
+    assert saelab("train", "tiny.yaml", "-o", "eval={density: {max_tokens: 50}}").returncode == 0
+
+    def measured(*arguments: str) -> dict:
+        done = saelab("eval", "runs/tiny", "--json", *arguments)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["evaluations"]
+
+    some = measured("--only", "geometry, density")
+    assert list(some) == ["geometry", "density"]
+    assert some["density"]["settings"] == {"max_tokens": 50}
+    more = measured("--only", "norms", "-o", "eval.norms.points=7")
+    assert list(more) == ["geometry", "density", "norms"]
+    assert more["norms"]["settings"]["points"] == 7
+    assert more["geometry"] == some["geometry"]
+    said = saelab("eval", "runs/tiny", "--only", "norms,stability").stdout
+    assert "Mean length of the code over that of the activation" in said
+    assert "no other run is named (eval.stability.against: [runs/...])" in said
+
+    from saelab.evals import EVALUATORS
+
+    kept = ("density", "norms", "coefficients", "absorption")
+    monkeypatch.setattr(EVALUATORS, "_entries", {name: EVALUATORS[name] for name in kept})
+    every = measured("--all", "-o", "eval.coefficients={contexts: 2, bootstrap_rounds: 5}")
+    assert set(every) == {"geometry", "stability", *kept}
+    assert "below 16,384" in every["absorption"]["not_measurable"]["absorption"]
+    refused(saelab("eval", "runs/tiny", "--only", "densty"), "unknown evaluator 'densty'", "did you mean 'density'?")
+    refused(
+        saelab("eval", "runs/tiny", "--only", "norms", "--all"), "--only names some evaluators, --all takes every one"
+    )
+
+
 def test_where_metrics_go_and_what_is_kept_on_the_way_make_no_other_run(config_text):
     from saelab.cli.schema import RunConfig
     from saelab.cli.stages import what_trains
