@@ -7,7 +7,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from saelab.evals.base import Chart
@@ -34,6 +34,8 @@ def by_class(svg: str, name: str) -> list[ElementTree.Element]:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(NUMBER, min_size=1, max_size=9), st.booleans(), st.booleans())
+@example([1.0, 1e-306], True, False)
+@example([1e306, 1e-306], True, False)
 def test_every_value_has_a_place_and_ticks_are_in_order(values: list[float], log: bool, from_zero: bool):
     axis = axes.of_numbers(values, log=log, from_zero=from_zero)
     places = [axis.place(value) for value in sorted(values)]

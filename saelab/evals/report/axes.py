@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +14,7 @@ _APART = 0.09
 """Shares of the axis that names keep from each other."""
 _UNITS = ((1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " k"))
 """From when on, and by what, a number is divided."""
+_LOGS = (math.log(sys.float_info.min), math.log(sys.float_info.max) - 1e-9)
 _SAME = 1 + 1e-9
 """Values whose ratio is smaller are drawn as one."""
 
@@ -79,14 +81,19 @@ def brief(value: float) -> str:
 
 def _share(value: float, low: float, high: float, log: bool) -> float:
     if log:
-        return math.log(max(value, low) / low) / math.log(high / low)
+        return (math.log(max(value, low)) - math.log(low)) / (math.log(high) - math.log(low))
     return (value - low) / (high - low)
+
+
+def _within(logarithm: float) -> float:
+    """Its exponential, no smaller and no larger than numbers are."""
+    return math.exp(min(max(logarithm, _LOGS[0]), _LOGS[1]))
 
 
 def _with_room(least: float, most: float, log: bool) -> tuple[float, float]:
     if log:
-        ratio = (most / least) ** 0.05 if most > least * _SAME else 1.5
-        return least / ratio, most * ratio
+        room = 0.05 * (math.log(most) - math.log(least)) if most > least * _SAME else math.log(1.5)
+        return _within(math.log(least) - room), _within(math.log(most) + room)
     differ = most - least > (_SAME - 1) * max(abs(least), abs(most))
     room = 0.05 * (most - least) if differ else 0.1 * abs(most) or 1.0
     return least - room, most + room
@@ -107,7 +114,8 @@ def _between(low: float, high: float, log: bool, wanted: int) -> list[float]:
     if log:
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         for steps in ((1, 2, 5), (1, 3), (1,)):
-            found = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+            round_ones = (float(f"{step}e{power}") for power in powers for step in steps)
+            found = [value for value in round_ones if low <= value <= high]
             if 3 <= len(found) <= wanted + 1:
                 return found
         if len(found) > wanted:
