@@ -1,0 +1,241 @@
+"""What a circuit does alone, and what is left without it.
+
+Source: MIB, Mueller et al. 2025 (arXiv 2504.13151), for faithfulness, CPR and CMD; completeness after Marks et al. 2024
+(arXiv 2403.19647). Deviation: circuits are sets of heads; MLPs are never ablated and answer to what the heads say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from saelab.circuits.anatomy import z_hook
+from saelab.circuits.pairs import Pairs
+from saelab.circuits.passes import Passes
+from saelab.circuits.patching import component_means, merged, spread
+from saelab.circuits.scores import Report, Scores, quiet
+from saelab.errors import SettingError
+from saelab.lm.model import LanguageModel
+from saelab.lm.resume import NamedHook
+from saelab.metrics import interval
+
+Ablation = Literal["corrupted", "mean", "zero"]
+"""What ablated heads carry: what they carry in the corrupted prompt ("patching", "counterfactual"); their mean over all
+tokens; nothing. The last two leave the first token's as it is."""
+SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""MIB's sizes of circuits, as shares of all heads."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What is kept by circuits of growing size.
+
+    Attributes:
+        ablation: of all heads outside.
+        sizes: heads of each circuit.
+        shares: of all heads, as MIB has them; an axis for `cpr` and `cmd`.
+        faithfulness: `(score with all heads outside ablated - empty) / (whole model - empty)`.
+        intervals: 95 % of it, resampling prompts.
+        completeness: the same with the circuit ablated and all others left; 0 where all that matters is in the circuit.
+        cpr: area under faithfulness over shares: higher is better, and may be above 1.
+        cmd: area between faithfulness and 1: lower is better.
+    """
+
+    ablation: Ablation
+    sizes: tuple[int, ...]
+    shares: tuple[float, ...]
+    faithfulness: tuple[float, ...]
+    intervals: tuple[tuple[float, float] | None, ...]
+    completeness: tuple[float, ...]
+    cpr: float
+    cmd: float
+
+
+class Circuits:
+    """Runs sets of heads of a model on pairs, all others ablated.
+
+    Args:
+        ablation: of heads outside.
+    """
+
+    def __init__(self, lm: LanguageModel, pairs: Pairs, ablation: Ablation = "corrupted", batch_prompts: int = 32):
+        self.passes = Passes(lm, pairs)
+        self.anatomy, self.pairs = self.passes.anatomy, pairs
+        self.ablation: Ablation = ablation
+        self._batches = [(rows, some, self._others(some)) for rows, some in pairs.batches(batch_prompts)]
+
+    def _others(self, some: Pairs) -> list[Tensor]:
+        """What ablated heads carry, by layer: `[row, position, head, d_head]`."""
+        names = [z_hook(layer) for layer in range(self.anatomy.n_layers)]
+        if self.ablation == "corrupted":
+            found = self.passes.record(some.corrupted, names).values
+        elif self.ablation == "mean":
+            if not hasattr(self, "_means"):
+                self._means = component_means(self.passes, names)
+            found = spread(self._means, some)
+        else:
+            width = (*some.clean.tokens.shape, self.anatomy.n_heads, self.anatomy.d_head)
+            found = spread({name: torch.zeros(width[2:]) for name in names}, some)
+        return [found[name] for name in names]
+
+    def scores(self, circuit: Tensor) -> Tensor:
+        """`[prompt]` scores of a circuit, `[layer, head]` bool."""
+        found = torch.zeros(len(self.pairs))
+        for rows, some, others in self._batches:
+            hooks = [self._keep(layer, circuit[layer], others[layer]) for layer in range(self.anatomy.n_layers)]
+            found[rows] = self.passes.edited(some.clean, [hook for hook in hooks if hook is not None])
+        return found
+
+    def _keep(self, layer: int, kept: Tensor, others: Tensor) -> NamedHook | None:
+        if bool(kept.all()):
+            return None
+        inside = kept[:, None].to(self.passes.lm.device)
+        return z_hook(layer), lambda z, hook: torch.where(inside, z, merged(z, others))
+
+    @property
+    def everything(self) -> Tensor:
+        return torch.ones(self.anatomy.n_layers, self.anatomy.n_heads, dtype=torch.bool)
+
+
+def curve(
+    circuits: Circuits,
+    order: Tensor,
+    *,
+    shares: Sequence[float] = SHARES,
+    seed: int = 0,
+    rounds: int = 200,
+    complement: bool = True,
+    report: Report = quiet,
+) -> Curve:
+    """Faithfulness of circuits that take heads in an order.
+
+    Args:
+        order: `[head]` numbers of heads (layer times heads plus head), the first first.
+        complement: measure completeness too, for as many runs again.
+    """
+    whole, empty = circuits.scores(circuits.everything), circuits.scores(~circuits.everything)
+    if not float(whole.mean() - empty.mean()):
+        raise SettingError("ablation", "ablating all heads changes nothing, so that no circuit can be found")
+    sizes = tuple(int(share * len(order)) for share in shares)
+    cache: dict[int, tuple[float, tuple[float, float] | None, float]] = {}
+    for done, size in enumerate(dict.fromkeys(sizes)):
+        inside = first(order, size, circuits)
+        kept = circuits.scores(inside)
+        left = circuits.scores(~inside) if complement else empty
+        cache[size] = (
+            faithfulness(kept, whole, empty),
+            _interval(kept, whole, empty, seed, rounds),
+            faithfulness(left, whole, empty),
+        )
+        report(done + 1, len(set(sizes)))
+    faithful, intervals, complete = zip(*(cache[size] for size in sizes), strict=True)
+    return Curve(
+        circuits.ablation,
+        sizes,
+        tuple(shares),
+        faithful,
+        intervals,
+        complete,
+        area(shares, faithful),
+        area(shares, [abs(1 - value) for value in faithful]),
+    )
+
+
+def order_of(scores: Scores, *, signed: bool = False) -> Tensor:
+    """`[head]` numbers of heads, strongest first (or most helpful first: what CPR is about)."""
+    values = scores.heads if signed else scores.strength
+    return values.flatten().sort(descending=True, stable=True).indices
+
+
+def random_orders(shape: tuple[int, int], count: int, seed: int) -> list[Tensor]:
+    """Orders to compare with."""
+    rng = torch.Generator().manual_seed(seed)
+    return [torch.randperm(shape[0] * shape[1], generator=rng) for _ in range(count)]
+
+
+def first(order: Tensor, size: int, circuits: Circuits) -> Tensor:
+    """`[layer, head]` bool: the first `size` heads."""
+    inside = torch.zeros_like(circuits.everything).flatten()
+    inside[order[:size]] = True
+    return inside.view_as(circuits.everything)
+
+
+def faithfulness(kept: Tensor, whole: Tensor, empty: Tensor) -> float:
+    """Of mean scores."""
+    return float((kept.double().mean() - empty.double().mean()) / (whole.double().mean() - empty.double().mean()))
+
+
+def _interval(kept: Tensor, whole: Tensor, empty: Tensor, seed: int, rounds: int) -> tuple[float, float] | None:
+    sums = torch.stack([kept, whole, empty], 1).double().numpy()
+    return interval(sums, lambda t: (t[0] - t[2]) / (t[1] - t[2]), seed=seed, rounds=rounds) if rounds else None
+
+
+def area(shares: Sequence[float], values: Sequence[float]) -> float:
+    """By the trapezoidal rule."""
+    steps = zip(shares, shares[1:], values, values[1:], strict=False)
+    return sum((b - a) * (low + high) / 2 for a, b, low, high in steps)
+
+
+@dataclass(frozen=True)
+class Together:
+    """What ablating some heads together costs, beside sets that are like them.
+
+    Attributes:
+        heads: (layer, head).
+        loss: of score, mean over prompts.
+        matched: losses of the other sets.
+    """
+
+    ablation: Ablation
+    heads: tuple[tuple[int, int], ...]
+    loss: float
+    matched: tuple[float, ...]
+
+
+def ablate_together(
+    circuits: Circuits, heads: Sequence[tuple[int, int]], norms: Tensor, sets: int, seed: int
+) -> Together:
+    """Ablate heads together, and `sets` sets of as many others matched in layer and output norm.
+
+    Args:
+        norms: `[layer, head]`: how much heads write.
+    """
+    whole = circuits.scores(circuits.everything).mean()
+
+    def loss(chosen: Sequence[tuple[int, int]]) -> float:
+        kept = circuits.everything
+        for layer, head in chosen:
+            kept[layer, head] = False
+        return float(whole - circuits.scores(kept).mean())
+
+    others = matched_sets(heads, norms, sets, seed)
+    return Together(circuits.ablation, tuple(heads), loss(heads), tuple(loss(chosen) for chosen in others))
+
+
+def matched_sets(
+    heads: Sequence[tuple[int, int]], norms: Tensor, sets: int, seed: int, nearest: int = 6
+) -> list[list[tuple[int, int]]]:
+    """Sets of heads outside `heads`: for each of these one of the `nearest` ones in layer and logarithm of the norm (a
+    layer weighs as much as a factor of e^0.25)."""
+    rng = torch.Generator().manual_seed(seed)
+    layers, width = norms.shape
+    logs = norms.clamp_min(1e-12).log()
+    place = torch.arange(layers)[:, None].expand(layers, width)
+    found: list[list[tuple[int, int]]] = []
+    for _ in range(sets):
+        taken = torch.zeros(layers, width, dtype=torch.bool)
+        for layer, head in heads:
+            taken[layer, head] = True
+        chosen: list[tuple[int, int]] = []
+        for layer, head in heads:
+            far = (logs - logs[layer, head]).abs() + 0.25 * (place - layer).abs()
+            near = far.masked_fill(taken, torch.inf).flatten().topk(nearest, largest=False).indices
+            pick = int(near[torch.randint(nearest, (1,), generator=rng)])
+            chosen.append((pick // width, pick % width))
+            taken[chosen[-1]] = True
+        found.append(chosen)
+    return found
