@@ -81,9 +81,11 @@ STANDARD: Mapping[str, Entry] = {
     "codes (paper)": Entry("codes", 250),
     "codes (paper), null off": Entry("codes", 250, {"null": 20}),
     "code edges (paper)": Entry("code_edges", 250),
+    "codes (ours)": Entry("sparse_codes", 64),
+    "codes (ours), discrete": Entry("sparse_codes", 64, {"strongest": True}),
     "random": Entry("random"),
 }
-"""Every method as its authors have it."""
+"""Every method as its authors have it, and our codes."""
 
 
 @dataclass(frozen=True)

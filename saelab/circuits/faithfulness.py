@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from saelab.circuits.anatomy import z_hook
+from saelab.circuits.anatomy import mlp_hook, stream_hook, z_hook
 from saelab.circuits.pairs import Pairs
 from saelab.circuits.passes import Passes
-from saelab.circuits.patching import component_means, merged, spread
+from saelab.circuits.patching import component_means, merged, replacing, spread
 from saelab.circuits.scores import Report, Scores, quiet
 from saelab.errors import SettingError
 from saelab.lm.model import LanguageModel
@@ -59,7 +60,7 @@ class Circuits:
     """Runs sets of heads of a model on pairs, all others ablated.
 
     Args:
-        ablation: of heads outside.
+        ablation: of what is outside.
     """
 
     def __init__(self, lm: LanguageModel, pairs: Pairs, ablation: Ablation = "corrupted", batch_prompts: int = 32):
@@ -68,37 +69,48 @@ class Circuits:
         self.ablation: Ablation = ablation
         self._batches = [(rows, some, self._others(some)) for rows, some in pairs.batches(batch_prompts)]
 
-    def _others(self, some: Pairs) -> list[Tensor]:
-        """What ablated heads carry, by layer: `[row, position, head, d_head]`."""
-        names = [z_hook(layer) for layer in range(self.anatomy.n_layers)]
+    def _others(self, some: Pairs) -> dict[str, Tensor]:
+        """What ablated components carry, by hook: `[row, position, ...]`."""
         if self.ablation == "corrupted":
-            found = self.passes.record(some.corrupted, names).values
-        elif self.ablation == "mean":
-            if not hasattr(self, "_means"):
-                self._means = component_means(self.passes, names)
-            found = spread(self._means, some)
-        else:
-            width = (*some.clean.tokens.shape, self.anatomy.n_heads, self.anatomy.d_head)
-            found = spread({name: torch.zeros(width[2:]) for name in names}, some)
-        return [found[name] for name in names]
+            return self.passes.record(some.corrupted, self._names).values
+        return spread(self._constants, some)
 
-    def scores(self, circuit: Tensor) -> Tensor:
-        """`[prompt]` scores of a circuit, `[layer, head]` bool."""
+    @cached_property
+    def _names(self) -> list[str]:
+        layers = range(self.anatomy.n_layers)
+        return [stream_hook(0), *map(z_hook, layers), *(mlp_hook(layer) for layer in layers if self.anatomy.has_mlps)]
+
+    @cached_property
+    def _constants(self) -> dict[str, Tensor]:
+        means = component_means(self.passes, self._names)
+        return means if self.ablation == "mean" else {name: torch.zeros_like(mean) for name, mean in means.items()}
+
+    def scores(self, heads: Tensor, mlps: Tensor | None = None, *, inputs: bool = True) -> Tensor:
+        """`[prompt]` scores of a circuit.
+
+        Args:
+            heads: `[layer, head]` bool: which are in it; mlps: `[layer]` bool (None: all are).
+            inputs: whether the embedding is.
+        """
         found = torch.zeros(len(self.pairs))
         for rows, some, others in self._batches:
-            hooks = [self._keep(layer, circuit[layer], others[layer]) for layer in range(self.anatomy.n_layers)]
-            found[rows] = self.passes.edited(some.clean, [hook for hook in hooks if hook is not None])
+            hooks = [] if inputs else [replacing(stream_hook(0), others[stream_hook(0)])]
+            for layer in range(self.anatomy.n_layers):
+                if not heads[layer].all():
+                    hooks.append(_keeping(z_hook(layer), heads[layer][:, None], others[z_hook(layer)]))
+                if mlps is not None and not mlps[layer]:
+                    hooks.append(replacing(mlp_hook(layer), others[mlp_hook(layer)]))
+            found[rows] = self.passes.edited(some.clean, hooks)
         return found
-
-    def _keep(self, layer: int, kept: Tensor, others: Tensor) -> NamedHook | None:
-        if bool(kept.all()):
-            return None
-        inside = kept[:, None].to(self.passes.lm.device)
-        return z_hook(layer), lambda z, hook: torch.where(inside, z, merged(z, others))
 
     @property
     def everything(self) -> Tensor:
         return torch.ones(self.anatomy.n_layers, self.anatomy.n_heads, dtype=torch.bool)
+
+
+def _keeping(name: str, inside: Tensor, others: Tensor) -> NamedHook:
+    """A hook that keeps what is inside and carries `others` elsewhere."""
+    return name, lambda value, hook: torch.where(inside.to(value.device), value, merged(value, others))
 
 
 def curve(

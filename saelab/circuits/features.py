@@ -128,6 +128,5 @@ def _coded(sae: SAE, x: Tensor) -> Tensor:
 
 def _largest(code: Tensor, keep: Tensor) -> Tensor:
     """`[latent]`: the sum over prompts of the largest value in each; `keep` is `[row, position]`."""
-    owner = keep.nonzero()[:, 0]
-    best = torch.zeros(len(keep), code.shape[1], device=code.device)
-    return best.index_reduce_(0, owner, code, "amax").sum(0).cpu()
+    parts = code.split(keep.sum(1).tolist())
+    return torch.stack([part.amax(0) for part in parts if len(part)]).sum(0).cpu()

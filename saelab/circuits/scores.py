@@ -113,6 +113,7 @@ for _name, _class in {
     "mean_difference": "baselines:MeanDifference",
     "codes": "codes:DiscreteCodes",
     "code_edges": "codes:DiscreteCodeEdges",
+    "sparse_codes": "sparse_codes:SparseCodes",
     "random": "baselines:Random",
 }.items():
     METHODS.add(_name, f"saelab.circuits.{_class}")
