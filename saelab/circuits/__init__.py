@@ -1,13 +1,16 @@
 """Which parts of a model do a task: methods that say so, and what they are worth."""
 
 from saelab.circuits.anatomy import Anatomy
-from saelab.circuits.experiment import STANDARD, Entry, Plan, run, table
+from saelab.circuits.experiment import run
 from saelab.circuits.export import mib_circuit, write_mib_circuit
-from saelab.circuits.faithfulness import Circuits, Curve, ablate_together, curve, order_of, random_orders
+from saelab.circuits.faithfulness import Circuits, Curve, curve, order_of, random_orders
 from saelab.circuits.features import FeatureScores, attribute_features, patch_features
 from saelab.circuits.pairs import Competence, Pairs, competence, draw
+from saelab.circuits.plan import STANDARD, Entry, Plan
 from saelab.circuits.ranking import Ranking, rank
 from saelab.circuits.scores import METHODS, Cost, Edges, Method, Scores
+from saelab.circuits.table import Row, table
+from saelab.circuits.together import Together, ablate_together
 from saelab.circuits.truth import CUT_OFF, OTHER_CUT_OFFS, Truth, by_patching, published
 
 __all__ = [
@@ -27,7 +30,9 @@ __all__ = [
     "Pairs",
     "Plan",
     "Ranking",
+    "Row",
     "Scores",
+    "Together",
     "Truth",
     "ablate_together",
     "attribute_features",

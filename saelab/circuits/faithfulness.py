@@ -42,6 +42,7 @@ class Curve:
         faithfulness: `(score with all heads outside ablated - empty) / (whole model - empty)`.
         intervals: 95 % of it, resampling prompts.
         completeness: the same with the circuit ablated and all others left; 0 where all that matters is in the circuit.
+            Empty where it was not measured.
         cpr: area under faithfulness over shares: higher is better, and may be above 1.
         cmd: area between faithfulness and 1: lower is better.
     """
@@ -133,25 +134,21 @@ def curve(
     if not float(whole.mean() - empty.mean()):
         raise SettingError("ablation", "ablating all heads changes nothing, so that no circuit can be found")
     sizes = tuple(int(share * len(order)) for share in shares)
-    cache: dict[int, tuple[float, tuple[float, float] | None, float]] = {}
+    known: dict[int, tuple[Tensor, Tensor | None]] = {}
     for done, size in enumerate(dict.fromkeys(sizes)):
         inside = first(order, size, circuits)
-        kept = circuits.scores(inside)
-        left = circuits.scores(~inside) if complement else empty
-        cache[size] = (
-            faithfulness(kept, whole, empty),
-            _interval(kept, whole, empty, seed, rounds),
-            faithfulness(left, whole, empty),
-        )
+        known[size] = circuits.scores(inside), circuits.scores(~inside) if complement else None
         report(done + 1, len(set(sizes)))
-    faithful, intervals, complete = zip(*(cache[size] for size in sizes), strict=True)
+    kept = [known[size][0] for size in sizes]
+    left = [known[size][1] for size in sizes]
+    faithful = tuple(faithfulness(scores, whole, empty) for scores in kept)
     return Curve(
         circuits.ablation,
         sizes,
         tuple(shares),
         faithful,
-        intervals,
-        complete,
+        tuple(_interval(scores, whole, empty, seed, rounds) for scores in kept),
+        tuple(faithfulness(scores, whole, empty) for scores in left if scores is not None),
         area(shares, faithful),
         area(shares, [abs(1 - value) for value in faithful]),
     )
@@ -190,64 +187,3 @@ def area(shares: Sequence[float], values: Sequence[float]) -> float:
     """By the trapezoidal rule."""
     steps = zip(shares, shares[1:], values, values[1:], strict=False)
     return sum((b - a) * (low + high) / 2 for a, b, low, high in steps)
-
-
-@dataclass(frozen=True)
-class Together:
-    """What ablating some heads together costs, beside sets that are like them.
-
-    Attributes:
-        heads: (layer, head).
-        loss: of score, mean over prompts.
-        matched: losses of the other sets.
-    """
-
-    ablation: Ablation
-    heads: tuple[tuple[int, int], ...]
-    loss: float
-    matched: tuple[float, ...]
-
-
-def ablate_together(
-    circuits: Circuits, heads: Sequence[tuple[int, int]], norms: Tensor, sets: int, seed: int
-) -> Together:
-    """Ablate heads together, and `sets` sets of as many others matched in layer and output norm.
-
-    Args:
-        norms: `[layer, head]`: how much heads write.
-    """
-    whole = circuits.scores(circuits.everything).mean()
-
-    def loss(chosen: Sequence[tuple[int, int]]) -> float:
-        kept = circuits.everything
-        for layer, head in chosen:
-            kept[layer, head] = False
-        return float(whole - circuits.scores(kept).mean())
-
-    others = matched_sets(heads, norms, sets, seed)
-    return Together(circuits.ablation, tuple(heads), loss(heads), tuple(loss(chosen) for chosen in others))
-
-
-def matched_sets(
-    heads: Sequence[tuple[int, int]], norms: Tensor, sets: int, seed: int, nearest: int = 6
-) -> list[list[tuple[int, int]]]:
-    """Sets of heads outside `heads`: for each of these one of the `nearest` ones in layer and logarithm of the norm (a
-    layer weighs as much as a factor of e^0.25)."""
-    rng = torch.Generator().manual_seed(seed)
-    layers, width = norms.shape
-    logs = norms.clamp_min(1e-12).log()
-    place = torch.arange(layers)[:, None].expand(layers, width)
-    found: list[list[tuple[int, int]]] = []
-    for _ in range(sets):
-        taken = torch.zeros(layers, width, dtype=torch.bool)
-        for layer, head in heads:
-            taken[layer, head] = True
-        chosen: list[tuple[int, int]] = []
-        for layer, head in heads:
-            far = (logs - logs[layer, head]).abs() + 0.25 * (place - layer).abs()
-            near = far.masked_fill(taken, torch.inf).flatten().topk(nearest, largest=False).indices
-            pick = int(near[torch.randint(nearest, (1,), generator=rng)])
-            chosen.append((pick // width, pick % width))
-            taken[chosen[-1]] = True
-        found.append(chosen)
-    return found

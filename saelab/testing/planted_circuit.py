@@ -157,7 +157,8 @@ def _placed(seed: int) -> PlantedCircuit:
         for head, kind in enumerate(torch.randperm(len(row), generator=rng).tolist()):
             found.setdefault(row[kind], []).append((layer, head))
     roles = {role: tuple(found.pop(role)) for role in ("marker", "copier", "speaker", "denier")}
-    return PlantedCircuit(roles, *(tuple(found[kind]) for kind in ("inert", "varied", "correlated")))
+    inert, varied, correlated = (tuple(found[kind]) for kind in ("inert", "varied", "correlated"))
+    return PlantedCircuit(roles, inert, varied, correlated)
 
 
 @dataclass(frozen=True)

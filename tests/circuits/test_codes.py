@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from saelab.circuits import METHODS
-from saelab.circuits.codes import among_strongest, corrected, unique_codes, unique_pairs
+from saelab.circuits.codes import DiscreteCodes, among_strongest, corrected, unique_codes, unique_pairs
 from saelab.circuits.dictionary import NONE, Dictionary, DictionarySpec, Slopes, train
+from saelab.circuits.pairs import rows_of
+from saelab.circuits.passes import Passes
+from saelab.circuits.ranking import auc
+from saelab.circuits.scores import quiet
 from saelab.errors import SaelabError
 
 
@@ -60,15 +64,24 @@ def test_a_head_that_switches_with_the_label_comes_first():
 
 def test_on_shuffled_labels_counts_follow_variety_until_the_null_is_taken_off():
     """The raw score calls heads of many codes a circuit; without what chance gives, nothing is left."""
-    from sklearn.metrics import roc_auc_score
-
-    kinds, various = (2,) * 10 + (12,) * 10, [False] * 10 + [True] * 10
+    kinds, various = (2,) * 10 + (12,) * 10, torch.arange(20).numpy() >= 10
     raw, clear = [], []
     for seed in range(20):
         codes, positive = drawn(seed, kinds=kinds)
-        raw.append(roc_auc_score(various, unique_codes(codes, positive)))
-        clear.append(roc_auc_score(various, corrected(unique_codes, codes, positive, null=30, seed=seed)))
+        raw.append(auc(unique_codes(codes, positive).double().numpy(), various))
+        clear.append(auc(corrected(unique_codes, codes, positive, null=30, seed=seed).double().numpy(), various))
     assert torch.tensor(raw).mean() > 0.9
+    assert torch.tensor(clear).mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_on_shuffled_labels_of_a_model_nothing_is_left_of_a_circuit(planted, planted_lm, planted_pairs):
+    method = DiscreteCodes(dictionary=DictionarySpec(epochs=150, lr=3e-3))
+    codes, positive = method.codes(Passes(planted_lm, planted_pairs), quiet)
+    members = planted.members().flatten().numpy()
+    clear = []
+    for seed in range(25):
+        shuffled = positive[rows_of(len(positive), seed)]
+        clear.append(auc(corrected(unique_codes, codes, shuffled, null=20, seed=seed).double().numpy(), members))
     assert torch.tensor(clear).mean() == pytest.approx(0.5, abs=0.1)
 
 

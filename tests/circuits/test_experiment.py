@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from saelab.circuits import METHODS, Cost, Entry, Plan, Scores, run, table
-from saelab.circuits.experiment import Parts
 from saelab.circuits.pairs import draw
+from saelab.circuits.parts import Parts
 from saelab.errors import SaelabError
 from saelab.tasks import TASKS
 from saelab.testing.planted_circuit import PlantedTask

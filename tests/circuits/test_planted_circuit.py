@@ -7,16 +7,16 @@ import torch
 
 from saelab.circuits import METHODS, Circuits, Truth, competence, curve, order_of, random_orders, rank
 from saelab.circuits.dictionary import DictionarySpec
-from saelab.circuits.faithfulness import area, matched_sets
+from saelab.circuits.faithfulness import area
+from saelab.circuits.ranking import auc
+from saelab.circuits.together import matched_sets
 
 
 def truth(planted, *others):
     """The circuit, among the circuit and these distractors alone, as (scores -> AUC)."""
-    from sklearn.metrics import roc_auc_score
-
     members = planted.members()
     shown = members | torch.stack([planted.mark(heads) for heads in others]).any(0)
-    return lambda scores: roc_auc_score(members[shown], scores.strength[shown])
+    return lambda scores: auc(scores.strength[shown].double().numpy(), members[shown].numpy())
 
 
 def test_the_model_does_the_task(planted_lm, planted_pairs):
