@@ -5,7 +5,7 @@ from saelab.circuits.experiment import run
 from saelab.circuits.export import mib_circuit, write_mib_circuit
 from saelab.circuits.faithfulness import Circuits, Curve, curve, order_of, random_orders
 from saelab.circuits.features import FeatureScores, attribute_features, patch_features
-from saelab.circuits.pairs import Competence, Pairs, competence, draw
+from saelab.circuits.pairs import Competence, Pairs, competence, draw, pairs_of
 from saelab.circuits.plan import STANDARD, Entry, Plan
 from saelab.circuits.ranking import Ranking, rank
 from saelab.circuits.scores import METHODS, Cost, Edges, Method, Scores
@@ -42,6 +42,7 @@ __all__ = [
     "draw",
     "mib_circuit",
     "order_of",
+    "pairs_of",
     "patch_features",
     "published",
     "random_orders",

@@ -42,6 +42,7 @@ class Anatomy:
         """
         known = lm.bridge.hook_dict
         lacking = [layer for layer in range(lm.n_layers) if z_hook(layer) not in known]
+        lacking += [] if lacking or len(lm.hook(z_hook(0)).shape) == 2 else [0]
         if lacking:
             raise SaelabError(
                 f"layer {lacking[0]} of {lm.identity['name']} has no attention heads that can be read one by one",

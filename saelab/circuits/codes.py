@@ -22,8 +22,6 @@ from saelab.circuits.scores import Edges, Report, Scores, quiet
 from saelab.errors import SettingError, check_seed
 from saelab.lm.model import LanguageModel
 
-_CHUNK = 64
-
 
 @dataclass(frozen=True)
 class DiscreteCodes:
@@ -55,8 +53,9 @@ class DiscreteCodes:
         if not 1 <= self.examples <= len(found.z):
             raise SettingError("examples", f"must be between 1 and {len(found.z)}, found {self.examples}")
         chosen = rows_of(len(found.z), self.seed)[: self.examples]
-        x = written(passes.anatomy, found.z[chosen]).flatten(0, -2)
-        return encoded(passes.anatomy, found, train(x, self.dictionary, self.seed)), found.positive
+        layers = [written(passes.anatomy, layer, found.z[chosen]) for layer in range(passes.anatomy.n_layers)]
+        dictionary = train(torch.cat(layers).flatten(0, 1), self.dictionary, self.seed)
+        return encoded(passes.anatomy, found, dictionary), found.positive
 
 
 @dataclass(frozen=True)
@@ -87,15 +86,15 @@ class DiscreteCodeEdges:
         return Scores("code_edges", heads, passes.cost.stop(), edges=edges, details=_about(codes, positive))
 
 
-def written(anatomy: Anatomy, z: Tensor) -> Tensor:
-    """`[example, layer, head, d_head]` -> what heads write, `[example, layer, head, d_model]`, on the CPU."""
-    return torch.stack([anatomy.written(i, z[:, i].to(anatomy.lm.device)) for i in range(anatomy.n_layers)], 1).cpu()
+def written(anatomy: Anatomy, layer: int, z: Tensor) -> Tensor:
+    """`[example, layer, head, d_head]` -> what a layer's heads write, `[example, head, d_model]`, on the CPU."""
+    return anatomy.written(layer, z[:, layer].to(anatomy.lm.device)).cpu()
 
 
 def encoded(anatomy: Anatomy, found: HeadOutputs, dictionary: Dictionary) -> Tensor:
     """`[example, all heads]` int64 codes."""
-    parts = [dictionary.codes(written(anatomy, z)).flatten(1) for z in found.z.split(_CHUNK)]
-    return torch.cat(parts)
+    layers = range(anatomy.n_layers)
+    return torch.cat([dictionary.codes(written(anatomy, layer, found.z)) for layer in layers], 1)
 
 
 def unique_codes(codes: Tensor, positive: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ def _input_slopes(passes: Passes, some: Pairs, graph: Graph, stream: Tensor) -> 
     reads = {f"blocks.{layer}.hook_{part}_input": part for layer in layers for part in "qkv"}
     mlps = [f"blocks.{layer}.hook_mlp_in" for layer in layers if anatomy.has_mlps]
     last = out_hook(anatomy.n_layers - 1)
-    with split_inputs(passes.lm) as long_way:
+    with split_inputs(anatomy) as long_way:
         hooks = [long_way(layer) for layer in layers]
         _, slopes = passes.gradients(some.clean, stream, [*reads, *mlps, last], hooks)
     found: list[tuple[list[str], Tensor]] = []
@@ -170,20 +170,20 @@ def _input_slopes(passes: Passes, some: Pairs, graph: Graph, stream: Tensor) -> 
 
 
 @contextmanager
-def split_inputs(lm: LanguageModel) -> Iterator[Callable[[int], NamedHook]]:
+def split_inputs(anatomy: Anatomy) -> Iterator[Callable[[int], NamedHook]]:
     """While inside, heads read queries, keys and values from copies of the residual stream that have hooks of their
     own. Yields what makes a layer take the way that has them.
 
     Raises:
         SaelabError: this model's attention cannot be split so.
     """
-    bridge: Any = lm.bridge
+    bridge: Any = anatomy.lm.bridge
     try:
         bridge.set_use_split_qkv_input(True)
-        bridge.set_use_hook_mlp_in(True)
+        bridge.set_use_hook_mlp_in(anatomy.has_mlps)
     except (NotImplementedError, ValueError) as error:
         raise SaelabError(
-            f"attention of {lm.identity['name']} cannot be split into what its heads read: {error}",
+            f"attention of {anatomy.lm.identity['name']} cannot be split into what its heads read: {error}",
             fix="use attribution, which needs no edges",
         ) from error
     try:

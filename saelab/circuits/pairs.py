@@ -60,19 +60,22 @@ def take(prompts: Prompts, rows: Tensor) -> Prompts:
     )
 
 
-def draw(task: str | Task, n: int, split: Split, seed: int, lm: LanguageModel, *, name: str = "") -> Pairs:
-    """`n` pairs of a task, by its name or itself (`name` is then what it is called).
+def draw(task: str, n: int, split: Split, seed: int, lm: LanguageModel) -> Pairs:
+    """`n` pairs of one of `TASKS`.
 
     Raises:
         SaelabError: unknown task, or one that this model's tokenizer has not the words for.
     """
+    return pairs_of(task, TASKS[task](lm.tokenizer), n, split, seed)
+
+
+def pairs_of(name: str, task: Task, n: int, split: Split, seed: int) -> Pairs:
+    """`n` pairs of any task, to be called `name`."""
     if n < 2:
         raise SettingError("prompts", f"at least 2 pairs are needed, found {n}")
-    made = TASKS[task](lm.tokenizer) if isinstance(task, str) else task
-    choices = made.draw(n, split, seed)
-    corrupted = made.corrupted(choices, seed + _CORRUPTION)
-    called = task if isinstance(task, str) else name or type(task).__name__
-    return Pairs(called, made.metric, made.prompts(choices), made.prompts(corrupted))
+    choices = task.draw(n, split, seed)
+    corrupted = task.corrupted(choices, seed + _CORRUPTION)
+    return Pairs(name, task.metric, task.prompts(choices), task.prompts(corrupted))
 
 
 @dataclass(frozen=True)

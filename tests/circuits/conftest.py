@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saelab.circuits import Pairs, draw
+from saelab.circuits import Pairs, draw, pairs_of
 from saelab.lm.model import LanguageModel, ModelSpec, load
 from saelab.testing.planted_circuit import PlantedCircuit, PlantedTask, plant
 from saelab.testing.tiny import tiny_model
@@ -29,8 +29,8 @@ def planted_lm(planted_world) -> LanguageModel:
 
 
 @pytest.fixture(scope="session")
-def planted_pairs(planted_lm) -> Pairs:
-    return draw(PlantedTask(), 60, "train", 0, planted_lm, name="planted")
+def planted_pairs() -> Pairs:
+    return pairs_of("planted", PlantedTask(), 60, "train", 0)
 
 
 @pytest.fixture(scope="session", params=["llama", "gpt2"])

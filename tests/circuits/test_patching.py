@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from saelab.circuits import METHODS, Circuits, Pairs, draw
+from saelab.circuits import METHODS, Circuits, Pairs, draw, pairs_of
 from saelab.circuits.anatomy import Anatomy, mlp_hook, stream_hook, z_hook
 from saelab.circuits.direct import answer_direction
 from saelab.circuits.passes import Passes
+from saelab.errors import SaelabError
 from saelab.lm.model import ModelSpec, load
 from saelab.tasks import answer
 from saelab.testing.planted_circuit import PlantedTask, plant
@@ -127,8 +129,8 @@ def linear_lm(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def linear_pairs(linear_lm):
-    return draw(PlantedTask(), 10, "train", 0, linear_lm)
+def linear_pairs():
+    return pairs_of("planted", PlantedTask(), 10, "train", 0)
 
 
 def test_attribution_is_exact_in_a_linear_model(linear_lm, linear_pairs):
@@ -146,8 +148,6 @@ def test_edges_are_the_same_on_any_way_through_a_linear_model(linear_lm, linear_
 
 
 def test_a_model_whose_heads_do_not_simply_add_up_has_no_edges(word_lm, monkeypatch):
-    from saelab.errors import SaelabError
-
     monkeypatch.setattr(
         Anatomy, "written", lambda self, layer, z: torch.einsum("...hd,hdm->...hm", 2 * z, self.W_O[layer])
     )
@@ -161,3 +161,10 @@ def test_mlp_hooks_are_those_of_the_bridge(word_lm):
     assert anatomy.has_mlps
     assert (anatomy.n_layers, anatomy.n_heads, anatomy.d_head, anatomy.d_model) == (3, 4, 8, 32)
     assert word_lm.hook(mlp_hook(0)).shape == (32,)
+
+
+def test_a_model_without_heads_is_refused():
+    bridge = SimpleNamespace(hook_dict={z_hook(0): None})
+    lm: Any = SimpleNamespace(bridge=bridge, n_layers=2, identity={"name": "states"})
+    with pytest.raises(SaelabError, match="layer 1 of states has no attention heads that can be read one by one"):
+        Anatomy.of(lm)
