@@ -224,6 +224,14 @@ class LanguageModel:
         return torch.nn.functional.linear(normed[0], self._unembedding.weight)
 
     @contextmanager
+    def hooked(
+        self, hooks: Sequence[tuple[str, Callable[[Tensor, Any], Tensor | None]]]
+    ) -> Iterator[TransformerBridge]:
+        """The bridge with hooks on it, by name, while inside; other threads wait. What a hook returns flows on."""
+        with self._turn, self.bridge.hooks(fwd_hooks=list(hooks)):
+            yield self.bridge
+
+    @contextmanager
     def edited(self, hook: Hook, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
         """While inside, `edit` maps the hook's `[context, position, d_hook]` to what flows on; other threads wait."""
         with self.edited_from(hook, hook, lambda _, value: edit(value)):

@@ -108,5 +108,7 @@ for _name, _class in {
     "agreement": "agreement:Agreement",
     "gender": "pronoun:Pronoun",
     "capital": "capital:Capital",
+    "docstring": "docstring:Docstring",
+    "induction": "induction:Induction",
 }.items():
     TASKS.add(_name, f"saelab.tasks.{_class}")

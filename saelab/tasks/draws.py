@@ -39,3 +39,15 @@ def others(avoided: Tensor, count: int, wanted: int, rng: torch.Generator) -> Te
 def halves(count: int) -> dict[str, range]:
     """Numbers below `count` as fillers of the two splits: words that stand side by side in a list go apart."""
     return {"train": range(0, count, 2), "test": range(1, count, 2)}
+
+
+def thirds(count: int) -> dict[str, range]:
+    """Numbers below `count` as attributes (`both` splits know them) and as fillers of the two splits."""
+    return {"both": range(0, count, 3), "train": range(1, count, 3), "test": range(2, count, 3)}
+
+
+def among(choice: range, avoided: Tensor, wanted: int, rng: torch.Generator) -> Tensor:
+    """`[n, wanted]`: different numbers of `choice`, none of the same row of `avoided`, `[n, k]`, whatever else is
+    there."""
+    allowed = torch.ones(len(avoided), choice.stop).scatter_(1, avoided, 0.0)
+    return torch.multinomial(allowed[:, torch.tensor(choice)], wanted, generator=rng) * choice.step + choice.start

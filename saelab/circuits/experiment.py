@@ -1,0 +1,179 @@
+"""Tasks, methods and seeds on one model: a table of what each method is worth, made part by part.
+
+A part is what takes long and can be kept: one method with one seed, some prompts of the ground truth, one curve. Parts
+are written to a file as they are made; the same experiment goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saelab import __version__
+from saelab.circuits import faithfulness as faith
+from saelab.circuits.pairs import Pairs, competence, draw
+from saelab.circuits.parts import SCHEMA, Parts
+from saelab.circuits.patching import ActivationPatching
+from saelab.circuits.plan import Plan
+from saelab.circuits.ranking import rank
+from saelab.circuits.records import rounded, scores_json, scores_of, truth_json
+from saelab.circuits.scores import Cost, Report, Scores, quiet
+from saelab.circuits.together import ablate_together, output_norms
+from saelab.circuits.truth import Truth, by_patching, published
+from saelab.lm.model import LanguageModel
+
+TRUTH_SEED, CURVE_SEED = 50_000, 60_000
+"""Of prompts for the ground truth and for faithfulness: of the test split, so that no method sees their templates."""
+_AT_ONCE, _ROUNDS = 16, 200
+
+Tell = Callable[[str, int, int], None]
+"""Called with (what, done, total) while working."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """No report."""
+
+
+def run(lm: LanguageModel, plan: Plan, parts: Path, tell: Tell = silent) -> dict[str, Any]:
+    """Run a plan, keeping parts in a file, and return what came out: JSON-able, see `saelab/circuits/README.md`.
+
+    Raises:
+        SaelabError: the model does not do the task (with the accuracy), or a setting is wrong.
+    """
+    for entry in plan.entries.values():
+        entry.build(seed=0)  # wrong settings are found before hours of work
+    return _Experiment(lm, plan, Parts(parts, lm), tell).document()
+
+
+@dataclass(frozen=True, eq=False)
+class _Experiment:
+    lm: LanguageModel
+    plan: Plan
+    parts: Parts
+    tell: Tell
+
+    def document(self) -> dict[str, Any]:
+        plan, known = self.plan, self.competence
+        exact = self.exact
+        truths = {f"{cut:g}": truth for cut, truth in by_patching(exact, known["clean"] - known["corrupted"]).items()}
+        truths |= {truth.source: truth for truth in published(self.lm, plan.task)}
+        found = {label: self.scores(label) for label in plan.entries}
+        return {
+            "schema": SCHEMA,
+            "saelab": __version__,
+            "model": self.lm.identity,
+            "task": plan.task,
+            "shape": list(exact.heads.shape),
+            "prompts": {"truth": plan.truth_prompts, "curves": plan.curve_prompts},
+            "competence": known,
+            "truths": {name: truth_json(truth) for name, truth in truths.items()},
+            "methods": {label: {"seeds": [_judged(row, truths) for row in rows]} for label, rows in found.items()},
+            "curves": self.curves({label: scores_of(found[label][0]) for label in plan.curves}),
+            "together": self.together(exact) if plan.together else None,
+        }
+
+    def part(self, name: str, settings: Any, make: Callable[[], Any]) -> Any:
+        return self.parts.part(f"{self.plan.task}/{name}", settings, make)
+
+    @cached_property
+    def truth_pairs(self) -> Pairs:
+        return draw(self.plan.task, self.plan.truth_prompts, "test", TRUTH_SEED, self.lm)
+
+    @cached_property
+    def competence(self) -> dict[str, float]:
+        least = self.plan.at_least
+        settings = [self.plan.truth_prompts, least]
+        return self.part("competence", settings, lambda: asdict(competence(self.lm, self.truth_pairs, least)))
+
+    @cached_property
+    def exact(self) -> Scores:
+        """Exact patching of the truth's pairs, some at a time."""
+        chunks = torch.arange(len(self.truth_pairs)).split(_AT_ONCE)
+        made = [
+            self.part(f"truth/{number}", [self.plan.truth_prompts], partial(self._patched, number, chunks))
+            for number in range(len(chunks))
+        ]
+        samples = torch.cat([torch.tensor(values) for values in made])
+        return Scores("patching", samples.mean(0), Cost(), True, samples=samples)
+
+    def _patched(self, number: int, chunks: tuple[Tensor, ...]) -> list[Any]:
+        def report(done: int, total: int) -> None:
+            self.tell("exact patching", number * total + done, len(chunks) * total)
+
+        scores = ActivationPatching(batch_prompts=_AT_ONCE)(self.lm, self.truth_pairs.take(chunks[number]), report)
+        assert scores.samples is not None
+        return rounded(scores.samples)
+
+    def scores(self, label: str) -> list[dict[str, Any]]:
+        """What a method says with each seed."""
+        entry = self.plan.entries[label]
+
+        def make(seed: int) -> dict[str, Any]:
+            pairs = draw(self.plan.task, entry.prompts, "train", seed, self.lm)
+            return scores_json(entry.build(seed)(self.lm, pairs, partial(self.tell, f"{label}, seed {seed}")))
+
+        settings = [entry.method, entry.prompts, dict(entry.settings)]
+        seeds = range(self.plan.seeds)
+        return [self.part(f"{entry.method}/seed{seed}", settings, partial(make, seed)) for seed in seeds]
+
+    @cached_property
+    def curve_pairs(self) -> Pairs:
+        return draw(self.plan.task, self.plan.curve_prompts, "test", CURVE_SEED, self.lm)
+
+    @cached_property
+    def circuits(self) -> faith.Circuits:
+        return faith.Circuits(self.lm, self.curve_pairs, self.plan.ablation)
+
+    def curves(self, chosen: Mapping[str, Scores]) -> dict[str, Any]:
+        """Faithfulness of methods, by strength and, where they have signs, the most helpful heads first; and of random
+        orders."""
+        if not chosen:
+            return {}
+        plan, methods = self.plan, dict[str, Any]()
+        for label, scores in chosen.items():
+            orders = {"strength": faith.order_of(scores)}
+            if scores.signed:
+                orders["signed"] = faith.order_of(scores, signed=True)
+            methods[label] = {
+                kind: self.curve(scores.method, order, partial(self.tell, f"curve of {label}"))
+                for kind, order in orders.items()
+            }
+        layers, heads = next(iter(chosen.values())).heads.shape
+        orders = faith.random_orders((layers, heads), plan.random_orders, seed=0)
+        random: list[Any] = []
+        for number, order in enumerate(orders):
+            self.tell("random circuits", number, len(orders))
+            random.append(self.curve("random", order, rounds=0, complement=False))
+        return {"ablation": plan.ablation, "methods": methods, "random": random}
+
+    def curve(self, name: str, order: Tensor, report: Report = quiet, **settings: Any) -> dict[str, Any]:
+        def make() -> dict[str, Any]:
+            return asdict(faith.curve(self.circuits, order, report=report, **settings))
+
+        return self.part(f"curve/{name}", [self.plan.curve_prompts, self.plan.ablation, order.tolist()], make)
+
+    def together(self, exact: Scores) -> dict[str, Any]:
+        """The heads whose patching loses most, ablated together on prompts apart from those that found them."""
+        plan = self.plan
+        helping = [head for head in exact.strongest(exact.heads.numel()) if exact.heads[head] > 0]
+        heads = helping[: plan.together]
+
+        def make() -> dict[str, Any]:
+            self.tell("ablated together", 0, 1)
+            norms = output_norms(self.lm, self.curve_pairs)
+            return asdict(ablate_together(self.circuits, heads, norms, plan.sets, seed=0))
+
+        return self.part("together", [plan.curve_prompts, plan.ablation, plan.sets, heads], make)
+
+
+def _judged(row: dict[str, Any], truths: Mapping[str, Truth]) -> dict[str, Any]:
+    """Scores with their rankings; with intervals at the first truth, the chosen cut-off."""
+    scores, first = scores_of(row), next(iter(truths))
+    ranked = {name: rank(scores, truth, rounds=_ROUNDS if name == first else 0) for name, truth in truths.items()}
+    return {**row, "rankings": {name: asdict(one) for name, one in ranked.items()}}

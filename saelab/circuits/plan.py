@@ -1,0 +1,89 @@
+"""What an experiment on circuits runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any
+
+from saelab.circuits.faithfulness import Ablation
+from saelab.circuits.scores import METHODS, Method
+from saelab.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table.
+
+    Attributes:
+        method: of `METHODS`; settings: its own. Its seed, where it has one, is the experiment's.
+        prompts: pairs it may see.
+    """
+
+    method: str
+    prompts: int = 32
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, seed: int) -> Method:
+        """The method with its settings.
+
+        Raises:
+            SaelabError: unknown method or setting.
+        """
+        made = METHODS[self.method]
+        known = {part.name for part in fields(made)}  # type: ignore[arg-type]
+        for name in self.settings:
+            if name not in known:
+                raise SettingError(name, f"method '{self.method}' has no setting '{name}'")
+        seeded = {"seed": seed} if "seed" in known else {}
+        return made(**{**seeded, **self.settings})
+
+
+STANDARD: Mapping[str, Entry] = {
+    "patching": Entry("patching", 16),
+    "denoising": Entry("denoising", 16),
+    "mean ablation": Entry("mean_ablation", 16),
+    "attribution": Entry("attribution"),
+    "EAP": Entry("eap"),
+    "EAP-IG": Entry("eap_ig"),
+    "direct logits": Entry("direct"),
+    "mean difference": Entry("mean_difference"),
+    "codes (paper)": Entry("codes", 250),
+    "codes (paper), null off": Entry("codes", 250, {"null": 20}),
+    "code edges (paper)": Entry("code_edges", 250),
+    "codes (ours)": Entry("sparse_codes", 64),
+    "codes (ours), discrete": Entry("sparse_codes", 64, {"strongest": True}),
+    "random": Entry("random"),
+}
+"""Every method as its authors have it, and our codes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run on one task.
+
+    Attributes:
+        entries: by label.
+        seeds: of prompts and methods; prompts are of the training split.
+        truth_prompts, curve_prompts: pairs of the test split.
+        curves: labels whose faithfulness is measured (with scores of the first seed); random_orders: to compare with.
+        together: heads, those whose patching loses most by the ground truth, that are ablated together; sets: matched
+            ones to compare with.
+    """
+
+    task: str
+    entries: Mapping[str, Entry] = field(default_factory=lambda: STANDARD)
+    seeds: int = 5
+    truth_prompts: int = 48
+    curve_prompts: int = 32
+    curves: tuple[str, ...] = ()
+    random_orders: int = 10
+    together: Annotated[int, "0: not at all"] = 5
+    sets: int = 20
+    ablation: Ablation = "corrupted"
+    at_least: Annotated[float, "accuracy below which a model is held not to do the task"] = 0.8
+
+    def __post_init__(self) -> None:
+        for label in self.curves:
+            if label not in self.entries:
+                raise SettingError("curves", f"there is no entry '{label}'", fix=f"one of {', '.join(self.entries)}")

@@ -1,0 +1,115 @@
+"""A table of methods, made part by part: what is measured, and going on after an interruption."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from saelab.circuits import METHODS, Cost, Entry, Plan, Scores, run, table
+from saelab.circuits.pairs import draw
+from saelab.circuits.parts import Parts
+from saelab.errors import SaelabError
+from saelab.tasks import TASKS
+from saelab.testing.planted_circuit import PlantedTask
+
+PLAN = Plan(
+    "planted",
+    {
+        "exact": Entry("patching", 8),
+        "attribution": Entry("attribution", 8, {"mlps": True}),
+        "edges": Entry("eap", 8),
+        "random": Entry("random", 2),
+    },
+    seeds=2,
+    truth_prompts=20,
+    curve_prompts=12,
+    curves=("attribution", "random"),
+    random_orders=2,
+    sets=3,
+)
+
+
+@pytest.fixture(autouse=True)
+def planted_task():
+    TASKS.add("planted", lambda tokenizer: PlantedTask())
+    yield
+    TASKS.remove("planted")
+
+
+def test_a_whole_experiment(planted, planted_lm, tmp_path):
+    told: list[str] = []
+    found = run(planted_lm, PLAN, tmp_path / "parts.json", lambda what, done, total: told.append(what))
+    json.dumps(found, allow_nan=False)
+    assert found["shape"] == [3, 6]
+    assert found["competence"]["accuracy"] == 1
+    assert list(found["truths"]) == ["0.02", "0.01", "0.05"]
+    members = sorted(head for heads in planted.circuit.values() for head in heads)
+    assert [tuple(head) for head in found["truths"]["0.02"]["heads"]] == members
+    rows = {row.label: row for row in table(found)}
+    assert rows["exact"].auc["0.02"] == rows["attribution"].auc["0.02"] == (1.0, 0.0)
+    assert rows["exact"].average_precision == (1.0, 0.0)
+    assert rows["exact"].prompts == 16
+    assert rows["random"].auc["0.02"][1] > 0  # seeds differ
+    assert found["methods"]["edges"]["seeds"][0]["edges"][0][1] == "logits"
+    assert set(found["curves"]["methods"]["attribution"]) == {"strength", "signed"}
+    assert set(found["curves"]["methods"]["random"]) == {"strength"}
+    assert len(found["curves"]["random"]) == 2
+    assert found["together"]["loss"] > max(found["together"]["matched"])
+    assert "attribution, seed 1" in told
+
+
+def test_it_goes_on_where_it_was_interrupted(planted_lm, tmp_path):
+    @dataclass(frozen=True)
+    class Counted:
+        seed: int = 0
+
+        def __call__(self, lm, pairs, report=None):
+            calls.append(self.seed)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return Scores("counted", torch.rand(3, 6), Cost())
+
+    calls: list[int] = []
+    METHODS.add("counted", Counted)
+    try:
+        plan = replace(PLAN, entries={"c": Entry("counted", 4), "exact": Entry("patching", 4)}, curves=(), together=0)
+        with pytest.raises(KeyboardInterrupt):
+            run(planted_lm, plan, tmp_path / "parts.json")
+        first = run(planted_lm, plan, tmp_path / "parts.json")
+        assert calls == [0, 1, 1]
+        assert run(planted_lm, plan, tmp_path / "parts.json") == first
+        more = run(planted_lm, replace(plan, seeds=3), tmp_path / "parts.json")
+        assert calls == [0, 1, 1, 2]
+        assert more["methods"]["c"]["seeds"][:2] == first["methods"]["c"]["seeds"]
+    finally:
+        METHODS.remove("counted")
+
+
+def test_parts_are_kept_for_a_model_and_settings(planted_lm, word_lm, tmp_path):
+    made: list[int] = []
+
+    def part(lm, settings):
+        return Parts(tmp_path / "parts.json", lm).part("a", settings, lambda: made.append(1) or len(made))
+
+    assert [part(planted_lm, [1]), part(planted_lm, [1]), part(planted_lm, [2]), part(planted_lm, [1])] == [1, 1, 2, 1]
+    assert part(word_lm, [1]) == 3
+
+
+def test_a_task_that_the_model_cannot_do_is_refused_with_the_number(word_lm, tmp_path):
+    with pytest.raises(SaelabError, match=r"answers \d+% of 'ioi' rightly, below 80%"):
+        run(word_lm, replace(PLAN, task="ioi"), tmp_path / "parts.json")
+
+
+def test_wrong_settings_are_found_before_any_work(planted_lm, tmp_path):
+    with pytest.raises(SaelabError, match="method 'eap' has no setting 'steps'"):
+        run(planted_lm, replace(PLAN, entries={"e": Entry("eap", 8, {"steps": 3})}, curves=()), tmp_path / "parts.json")
+    with pytest.raises(SaelabError, match=r"unknown circuit method 'patchin'(.|\n)*did you mean 'patching'"):
+        run(planted_lm, replace(PLAN, entries={"e": Entry("patchin")}, curves=()), tmp_path / "parts.json")
+    with pytest.raises(SaelabError, match="there is no entry 'EAP'"):
+        replace(PLAN, curves=("EAP",))
+    with pytest.raises(SaelabError, match="at least 2 pairs are needed, found 1"):
+        draw("planted", 1, "train", 0, planted_lm)
+    assert not (tmp_path / "parts.json").exists()
