@@ -107,9 +107,7 @@ def own_mask(sae: SAE) -> Mask:
 
 def _known(name: str | None, what: str) -> str:
     if name is None:
-        raise SaelabError(
-            f"this SAE does not say which {what} it belongs to", where="SAE.attached", fix=f"name a {what}"
-        )
+        raise SaelabError(f"this SAE does not say which {what} it has", where="SAE.attached", fix=f"name a {what}")
     return name
 
 
