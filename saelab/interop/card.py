@@ -126,6 +126,7 @@ def _introduction(card: Card) -> str:
     settings = ", ".join(f"{key} {value}" for key, value in identity.settings.items() if value is not None)
     trained = identity.provenance.get("trained_tokens")
     context = origin.context_length
+    units = "their units" if identity.token_scale is None else "units of each token's own scale"
     rows = [
         ["Language model", model],
         ["Reads", f"{code(origin.hook or 'not said')}, {identity.d_in:,} wide"],
@@ -135,7 +136,7 @@ def _introduction(card: Card) -> str:
         ),
         ["Latents", f"{sae.n_latents:,}"],
         ["Variant", f"{code(identity.kind)}: {prose(settings)}"],
-        ["Form", "inference: raw activations in, codes in their units; input scaling is folded into the weights"],
+        ["Form", f"inference: raw activations in, codes in {units}; input scaling is folded into the weights"],
         ["Trained on", f"{trained:,} tokens" if isinstance(trained, int) else "an amount that is not known"],
         ["Text", code(origin.dataset or "not said")],
         [

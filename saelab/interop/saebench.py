@@ -126,7 +126,8 @@ def wrap(sae: SAE, model: str | None = None, hook: str | None = None) -> Wrapped
         model, hook: by TransformerLens' names; None: as the SAE says.
 
     Raises:
-        SaelabError: a transcoder, which SAEBench knows nothing of; in training form; nothing says which model or hook.
+        SaelabError: a transcoder, or codes in units of each token's own scale, which SAEBench knows nothing of; in
+            training form; nothing says which model or hook.
     """
     identity, origin = sae.identity, Origin.of(sae.identity)
     model, hook = model or origin.model, hook or origin.hook
@@ -134,6 +135,11 @@ def wrap(sae: SAE, model: str | None = None, hook: str | None = None) -> Wrapped
         raise SaelabError("only the inference form can be measured there", fix="wrap sae.inference(...)")
     if identity.transcoder:
         raise SaelabError(f"SAEBench measures reconstructions of the input, and this '{identity.kind}' is a transcoder")
+    if identity.token_scale is not None:
+        raise SaelabError(
+            "SAEBench decodes codes alone, and this SAE's are in units of each token's own scale: "
+            f"{identity.token_scale}"
+        )
     if model is None or hook is None:
         raise SaelabError("this SAE does not say where it belongs", fix="wrap(sae, model=..., hook=...)")
     layer = re.search(r"\d+", hook)

@@ -9,8 +9,8 @@ import torch
 
 from saelab.errors import SaelabError
 from saelab.interop.saebench import wrap
-from saelab.sae import build
-from tests.interop.conftest import LATENTS, D
+from saelab.sae import SAE, build
+from tests.interop.conftest import FIXTURES, LATENTS, D
 
 BELONGS = {
     "model": {"name": "gpt2"},
@@ -72,6 +72,8 @@ def test_another_precision_is_taken_on_whole(sae, monkeypatch):
 def test_what_saebench_could_not_measure_is_refused(make, sae):
     with pytest.raises(SaelabError, match="is a transcoder"):
         wrap(make("topk", d_out=D), "gpt2", "blocks.7.hook_resid_pre")
+    with pytest.raises(SaelabError, match="in units of each token's own scale"):
+        wrap(SAE.load(FIXTURES / "saelens" / "topk_layer_norm"), "gpt2", "blocks.7.hook_resid_pre")
     with pytest.raises(SaelabError, match="does not say where it belongs"):
         wrap(make("topk"))
     with pytest.raises(SaelabError, match="only the inference form"):
