@@ -16,11 +16,11 @@ import yaml
 from safetensors.torch import save
 
 from saelab.errors import SaelabError
-from saelab.files import write_json
+from saelab.files import read_json, write_json
 from saelab.interop import hub as hub_module
 from saelab.interop.card import Card, Metric, code, prose
 from saelab.interop.hub import Address, fetched
-from saelab.sae import SAE
+from saelab.sae import SAE, build
 from saelab.sae.foreign import FORMATS
 from tests.interop.conftest import FIXTURES, LATENTS, D
 from tests.interop.hub_stand_in import HubStandIn, Repo
@@ -432,24 +432,33 @@ def test_what_cannot_be_pushed_is_said(hub, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_line_pushes_and_imports(hub, run, tmp_path, tiny_text_file, lm, tiny_model_dir, make):
+def test_the_command_line_reads_the_hub_s_own_settings(hub, run, tmp_path):
     """As a user does it: a process of its own, with HF_ENDPOINT."""
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-m", "saelab.cli"]
-    done = subprocess.run(
-        [*command, "push", str(run), "org/mine"], env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "saelab.cli", "push", str(run), "org/mine"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "weights.safetensors" in done.stdout
-    done = subprocess.run(
-        [*command, "export", "hf://org/mine", str(tmp_path / "there"), "--format", "saelens"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert SAE.load(tmp_path / "there").n_latents == LATENTS
+    assert SAE.load("hf://org/mine").n_latents == LATENTS
+
+
+@pytest.mark.slow
+def test_a_repository_becomes_a_run(hub, tmp_path, tiny_model_dir, tiny_text_file):
+    from typer.testing import CliRunner
+
+    from saelab.cli.app import app
+
+    sae = build("topk", 32, {"n_latents": 64, "k": 4}).sae.inference()
+    sae.identity.provenance = {"hook": "blocks.1.hook_resid_post"}
+    sae.save(tmp_path / "sae")
+    repo = hub.repos["org/repo"] = Repo()
+    repo.commit(files_of(tmp_path / "sae", "layers/1/"))
+    options = ["--model", str(tiny_model_dir), "--data", str(tiny_text_file), "-o", "windows.context_length=32"]
+    source, place = "hf://org/repo/layers/1", tmp_path / "runs" / "from-hub"
+    done = CliRunner().invoke(app, ["import", source, str(place), *options], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert read_json(place / "summary.json")["imported"]["from"] == source
+    assert torch.equal(SAE.load(place / "sae").W_dec, sae.W_dec)
 
 
 # -- the card ----------------------------------------------------------------------------------------------------
