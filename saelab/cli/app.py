@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -187,6 +187,9 @@ def evaluate(
     run: RunPath,
     override: Override = None,
     again: Annotated[bool, typer.Option("--again", help="measure again what is measured already")] = False,
+    convention: Annotated[
+        Literal["saelab", "saebench"], typer.Option("--convention", help="saebench: its core metrics, too")
+    ] = "saelab",
     as_json: Json = False,
 ) -> None:
     """Measure a trained run on held-out documents; writes eval.json."""
@@ -194,6 +197,8 @@ def evaluate(
     from saelab.cli.stages import open_run
 
     work = open_run(run, override or [], _reporter(as_json))
+    if convention == "saebench":
+        work = work.with_evaluator("saebench_core")
     with work.directory.claimed():
         work.reporter.log_to(work.directory.log)
         document = work.evaluate(work.cache(), again=again)

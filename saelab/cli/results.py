@@ -40,6 +40,9 @@ def explain(run: Run, document: dict[str, Any]) -> None:
     console.print()
     console.print(table)
     console.print()
+    for name, entry in document["evaluations"].items():
+        if not any(name == evaluator for evaluator, _ in _MEANING):
+            console.print(*_overview(name, entry), "", sep="\n", highlight=False)
     directory = run.directory
     for what, path in (
         ("the SAE, for SAE.load", directory.sae),
@@ -56,3 +59,27 @@ def explain(run: Run, document: dict[str, Any]) -> None:
         run.reporter.say(f"{'time':<24}{spent}")
     if directory.index.exists():
         console.print(escape(f"\nsaelab browse {directory.path}"), style="bold", highlight=False, soft_wrap=True)
+
+
+def _overview(name: str, entry: dict[str, Any]) -> list[Table | str]:
+    """An evaluator's first table, or else its metrics; and what it could not measure."""
+    reasons = entry.get("not_measurable", {})
+    said: list[Table | str] = [f"[dim]{escape(f'{name}: {key}: {why}')}[/]" for key, why in reasons.items()]
+    if entry.get("tables"):
+        return [_cells(entry["tables"][0]), *said]
+    if not entry["metrics"]:
+        return said
+    meanings = entry.get("meaning", {})
+    rows = [(metric, value, meanings.get(metric, "")) for metric, value in entry["metrics"].items()]
+    return [_cells({"title": name, "columns": ("metric", "value", "what it is"), "rows": rows}), *said]
+
+
+def _cells(content: dict[str, Any]) -> Table:
+    table = Table(title=escape(content["title"]), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in content["columns"]:
+        table.add_column(escape(column))
+    for row in content["rows"]:
+        table.add_row(
+            *("" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else escape(str(cell)) for cell in row)
+        )
+    return table

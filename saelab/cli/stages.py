@@ -240,6 +240,12 @@ class Run:
         config = replace(self.config, data=DataSpec(dataset), activations=wanted, source=Choice("store", {}))
         return replace(self, config=config)
 
+    def with_evaluator(self, name: str) -> Run:
+        """The same run, to be measured by one more evaluator, as its config sets it, else by its defaults."""
+        return replace(
+            self, config=replace(self.config, eval=self.config.eval | {name: self.config.eval.get(name, {})})
+        )
+
     def evaluate(self, store: Store, *, again: bool = False) -> dict[str, Any]:
         """Measure the finished SAE on held-out documents and write `eval.json`."""
         if not self.directory.finished:
@@ -255,14 +261,14 @@ class Run:
             target_hook=self.config.target_hook,
             shared=self.loaded.shared,
         )
-        with self.reporter.stage("eval", 1) as stage:
+        with self.reporter.stages() as report:
             document = evaluate(
                 subject,
                 self.config.eval,
                 config_sha256=sha256_json(what_trains(self.config)),
                 write_to=self.directory.eval,
                 again=again,
-                report=lambda name, done, total: stage.update(done, name, total=total),
+                report=lambda name, done, total: report(f"eval {name}", done, total),
             )
         self.seconds["eval"] = time.perf_counter() - started
         self.reporter.say(

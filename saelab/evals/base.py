@@ -136,5 +136,6 @@ for _name, _class in {
     "erasure": "Erasure",
     "bidirectional": "Bidirectional",
     "supervised": "Supervised",
+    "saebench_core": "SaebenchCore",
 }.items():
     EVALUATORS.add(_name, f"saelab.evals.{_name}:{_class}")

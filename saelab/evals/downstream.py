@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from saelab.errors import SettingError, check_seed
@@ -58,12 +59,13 @@ class Downstream:
         ablated: dict[int, Columns] = subject.shared.setdefault(self._key(subject), {})
         sums: dict[int, np.ndarray] = {}
         done = 0
-        for number, (tokens, documents, length) in enumerate(self._batches(subject)):
+        for number, (tokens, documents, length) in enumerate(batches(subject, self.contexts, self.batch_contexts)):
             clean = lm.logits(tokens)
             if number not in ablated:
                 ablated[number] = _ablations(lm, subject, tokens, clean)
             columns = ablated[number] | _spliced(lm, subject, "sae", transcode(subject.sae), tokens, clean)
-            for document, row in _by_document(columns, documents, length):
+            real = torch.arange(1, tokens.shape[1]) < length[:, None]
+            for document, row in by_document([columns[name] for name in COLUMNS], documents[:, 1:], real):
                 sums[document] = sums.get(document, np.zeros(len(COLUMNS))) + row
             done += tokens.shape[0]
             subject.report(done, self.contexts)
@@ -75,16 +77,6 @@ class Downstream:
         return sha256_json(
             ["downstream", store, mask, subject.hook, subject.target, self.contexts, self.batch_contexts]
         )
-
-    def _batches(self, subject: Subject) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        parts = list(subject.store.contexts("heldout"))
-        tokens, documents, length = (
-            torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "documents", "length")
-        )
-        count = min(self.contexts, tokens.shape[0])
-        chosen = torch.linspace(0, tokens.shape[0] - 1, count).round().long()
-        for rows in chosen.split(min(self.batch_contexts, count)):
-            yield tokens[rows].long(), documents[rows], length[rows]
 
     def _result(self, sums: np.ndarray) -> Result:
         def of(name: str) -> tuple[float, float] | None:
@@ -117,11 +109,25 @@ def _spliced(lm: LanguageModel, subject: Subject, name: str, edit: EditFrom, tok
     return {f"ce_{name}": next_token_losses(logits, tokens).cpu(), f"kl_{name}": kl_nats(clean, logits)[:, :-1].cpu()}
 
 
-def _by_document(columns: Columns, documents: Tensor, length: Tensor) -> Iterator[tuple[int, np.ndarray]]:
-    """Each document's sums over a batch of contexts."""
-    real = torch.arange(1, documents.shape[1]) < length[:, None]
-    table = torch.stack([columns[name] for name in COLUMNS], -1)[real].double().numpy()
-    owner = documents[:, 1:][real].numpy()
+def batches(subject: Subject, contexts: int, batch_contexts: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Held-out contexts, spread evenly over those stored: tokens and documents `[context, position]`, `[context]`
+    lengths."""
+    parts = list(subject.store.contexts("heldout"))
+    tokens, documents, length = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "documents", "length")
+    )
+    count = min(contexts, tokens.shape[0])
+    chosen = torch.linspace(0, tokens.shape[0] - 1, count).round().long()
+    for rows in chosen.split(min(batch_contexts, count)):
+        yield tokens[rows].long(), documents[rows], length[rows]
+
+
+def by_document(
+    columns: Sequence[Tensor], documents: Tensor, counted: Tensor
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Each document's sums of `[context, position]` columns over the positions that count."""
+    table = torch.stack(list(columns), -1)[counted].double().numpy()
+    owner = documents[counted].numpy()
     for document in np.unique(owner):
         yield int(document), table[owner == document].sum(0)
 
@@ -135,22 +141,22 @@ def kl_nats(clean: Tensor, other: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
+def recovered(bad: float, found: float, good: float) -> float:
+    """The share of the way from `bad` to `good`; no number where they are the same."""
+    return (bad - found) / (bad - good) if bad != good else float("nan")
+
+
 def _scores(total: np.ndarray) -> dict[str, float]:
     mean = dict(zip(COLUMNS, (total / max(total[0], 1)).tolist(), strict=True))
-    nan = float("nan")
-
-    def score(bad: float, sae: float, good: float) -> float:
-        return (bad - sae) / (bad - good) if bad != good else nan
-
     return {
         "ce_clean_nats": mean["ce_clean"],
         "ce_sae_nats": mean["ce_sae"],
         "ce_zero_nats": mean["ce_zero"],
         "ce_mean_nats": mean["ce_mean"],
         "delta_ce_nats": mean["ce_sae"] - mean["ce_clean"],
-        "ce_score": score(mean["ce_zero"], mean["ce_sae"], mean["ce_clean"]),
-        "ce_score_mean": score(mean["ce_mean"], mean["ce_sae"], mean["ce_clean"]),
+        "ce_score": recovered(mean["ce_zero"], mean["ce_sae"], mean["ce_clean"]),
+        "ce_score_mean": recovered(mean["ce_mean"], mean["ce_sae"], mean["ce_clean"]),
         "kl_nats": mean["kl_sae"],
-        "kl_score": score(mean["kl_zero"], mean["kl_sae"], 0.0),
-        "kl_score_mean": score(mean["kl_mean"], mean["kl_sae"], 0.0),
+        "kl_score": recovered(mean["kl_zero"], mean["kl_sae"], 0.0),
+        "kl_score_mean": recovered(mean["kl_mean"], mean["kl_sae"], 0.0),
     }

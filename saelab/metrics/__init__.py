@@ -2,6 +2,6 @@
 
 from saelab.metrics.bootstrap import interval
 from saelab.metrics.density import Density
-from saelab.metrics.reconstruction import Reconstruction, explained_variance
+from saelab.metrics.reconstruction import Reconstruction, explained_by_token, explained_variance
 
-__all__ = ["Density", "Reconstruction", "explained_variance", "interval"]
+__all__ = ["Density", "Reconstruction", "explained_by_token", "explained_variance", "interval"]

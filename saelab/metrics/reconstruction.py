@@ -15,6 +15,12 @@ def explained_variance(target: Tensor, recon: Tensor) -> Tensor:
     return 1 - (torch.dist(target, recon) / deviation).square()
 
 
+def explained_by_token(target: Tensor, recon: Tensor, mean: Tensor) -> Tensor:
+    """`[tok, d]` twice and `[d]` -> `[tok]`: `1 - ||x - r||^2 / ||x - mean||^2`. Its mean over tokens is not the
+    explained variance: tokens close to the mean count as much as those that make up the variance."""
+    return 1 - (target - recon).square().sum(1) / (target - mean).square().sum(1)
+
+
 @dataclass
 class Reconstruction:
     """Accumulates over `[tok, d]` targets and reconstructions, and the L0 of their codes.

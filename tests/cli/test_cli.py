@@ -360,6 +360,12 @@ def test_a_trained_run_stays_what_it_is(saelab, config_text, tmp_path, monkeypat
     assert again["evaluations"]["reconstruction"] == first["evaluations"]["reconstruction"]
     assert again["config_sha256"] == json.loads(Path("runs/tiny/summary.json").read_text())["config_sha256"]
     assert sorted(path.name for path in odd.iterdir()) == ["runs", "tiny.yaml"]
+    shown = saelab("eval", "runs/tiny", "--convention", "saebench").stdout
+    assert "ce_loss_score" in shown
+    assert "share of the next-token loss recovered against zero ablation of every position" in shown
+    beside = json.loads(Path("runs/tiny/eval.json").read_text())["evaluations"]
+    assert set(beside) == {"reconstruction", "density", "downstream", "saebench_core"}
+    assert beside["downstream"] == first["evaluations"]["downstream"]
 
     # Where things go and what is logged does not make another run of it.
     assert saelab("run", "tiny.yaml", "-o", "train.log_every_steps=50", "-o", "train.wandb.project=x").returncode == 0

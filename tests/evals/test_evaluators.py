@@ -1,12 +1,17 @@
 """Evaluators on cases whose answer is known: a perfect SAE scores 1, a zero SAE 0."""
 
 import json
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from saelab.errors import SaelabError
-from saelab.evals import EVALUATORS, Result, Subject, evaluate
+from saelab.evals import EVALUATORS, Result, Subject, downstream, evaluate, heldout
+from saelab.lm.model import LanguageModel, ModelSpec, load
 from saelab.sae import SAE, build
 from saelab.sae.coders import OneStep
 
@@ -33,61 +38,146 @@ def subject(store, lm):
     return lambda sae: Subject(sae, store, HOOK, store.mask, lambda: lm)
 
 
-def test_a_perfect_sae(subject):
-    perfect = subject(identity_sae())
-    assert EVALUATORS["reconstruction"]()(perfect).metrics["fvu"] == pytest.approx(0, abs=1e-10)
+def load_loud(directory: Path) -> LanguageModel:
+    """The tiny model with predictions far from even, so that ablations cost something."""
+    lm = load(ModelSpec(str(directory), dtype="float32", device="cpu"))
+    model: Any = lm.bridge.original_model
+    model.get_output_embeddings().weight.mul_(30)
+    return lm
+
+
+@pytest.fixture(scope="module")
+def loud_lm(tiny_model_dir):
+    return load_loud(tiny_model_dir)
+
+
+@pytest.fixture
+def loud(store, loud_lm):
+    return lambda sae: Subject(sae, store, HOOK, store.mask, lambda: loud_lm)
+
+
+def random_sae(seed: int = 0) -> SAE:
+    """A ReLU SAE whose decoder knows nothing of its encoder, nor either of activations."""
+    torch.manual_seed(seed)
+    sae = build("relu", 32, {"n_latents": 48}).sae
+    with torch.no_grad():
+        encoder(sae).W_enc.normal_(std=0.2)
+        encoder(sae).b_enc.normal_(std=0.1)
+        sae.W_dec.normal_(std=0.2)
+        sae.b_dec.normal_(std=0.1)
+    return sae.inference()
+
+
+def by_hand(sae: SAE, x: Tensor) -> Tensor:
+    """What a ReLU SAE makes of `[tok, d]`, in float64."""
+    shift = sae.b_dec.double() if sae.coder.centred else 0
+    pre = (x.double() - shift) @ encoder(sae).W_enc.double().T + encoder(sae).b_enc.double()
+    return pre.relu() @ sae.W_dec.double() + sae.b_dec.double()
+
+
+def test_a_perfect_sae_scores_1(loud):
+    perfect = loud(identity_sae())
+    found = EVALUATORS["reconstruction"]()(perfect).metrics
+    assert found["fvu"] == pytest.approx(0, abs=1e-10)
+    assert found["explained_variance"] == found["cosine"] == found["shrinkage"] == pytest.approx(1, abs=1e-6)
     found = EVALUATORS["downstream"](contexts=6)(perfect).metrics
     assert found["delta_ce_nats"] == pytest.approx(0, abs=1e-5)
-    assert found["ce_score"] == pytest.approx(1, abs=1e-3)
-    assert found["ce_score_mean"] == pytest.approx(1, abs=1e-3)
-    assert found["kl_score"] == pytest.approx(1, abs=1e-3)
+    for score in ("ce_score", "ce_score_mean", "kl_score", "kl_score_mean"):
+        assert found[score] == pytest.approx(1, abs=1e-5)
 
 
-def test_a_zero_sae_scores_zero(subject):
-    found = EVALUATORS["downstream"](contexts=6)(subject(identity_sae(0.0))).metrics
-    assert found["ce_score"] == pytest.approx(0, abs=1e-6)
-    assert found["kl_score"] == pytest.approx(0, abs=1e-6)
-    assert found["ce_sae_nats"] == pytest.approx(found["ce_zero_nats"])
+def test_a_zero_sae_scores_0(loud):
+    """Against zero ablation, which it is; of the norm, all is missing."""
+    zero = loud(identity_sae(0.0))
+    assert EVALUATORS["reconstruction"]()(zero).metrics["nmse"] == pytest.approx(1)
+    found = EVALUATORS["downstream"](contexts=6)(zero).metrics
+    assert (found["ce_score"], found["kl_score"]) == (0, 0)
+    assert found["ce_sae_nats"] == found["ce_zero_nats"]
 
 
-def test_the_mean_sae_scores_zero_against_mean_ablation(subject, store):
+def test_the_mean_sae_scores_0_against_mean_ablation(loud, store):
     sae = identity_sae(0.0)
     with torch.no_grad():
         sae.b_dec.copy_(store.mean(HOOK))
-    assert EVALUATORS["downstream"](contexts=6)(subject(sae)).metrics["ce_score_mean"] == pytest.approx(0, abs=1e-5)
-    assert EVALUATORS["reconstruction"]()(subject(sae)).metrics["fvu"] == pytest.approx(1, abs=0.02)
+    found = EVALUATORS["downstream"](contexts=6)(loud(sae)).metrics
+    assert found["ce_score_mean"] == pytest.approx(0, abs=1e-5)
+    assert found["kl_score_mean"] == pytest.approx(0, abs=1e-5)
+    assert EVALUATORS["reconstruction"]()(loud(sae)).metrics["explained_variance"] == pytest.approx(0, abs=0.02)
 
 
-def test_downstream_against_an_independent_computation(subject, lm, store):
-    sae = build("topk", 32, {"n_latents": 64, "k": 3}).sae.inference()
-    result = EVALUATORS["downstream"](contexts=1000, batch_contexts=5)(subject(sae))
+def test_a_random_dictionary_explains_nothing(loud, store):
+    """It is at the null: its reconstruction is unrelated, and only adds its own variance to the error."""
+    found = [EVALUATORS["reconstruction"]()(loud(random_sae(seed))).metrics for seed in range(8)]
+    for metrics in found:
+        assert metrics["explained_variance"] < 0
+    assert np.mean([metrics["cosine"] for metrics in found]) == pytest.approx(0, abs=0.1)
+    scores = [EVALUATORS["downstream"](contexts=6)(loud(random_sae(seed))).metrics for seed in range(3)]
+    assert np.mean([metrics["ce_score_mean"] for metrics in scores]) < 0.1
+
+
+def test_reconstruction_against_an_independent_computation(loud, store):
+    sae = random_sae()
+    found = EVALUATORS["reconstruction"]()(loud(sae)).metrics
+    x = torch.cat([store.read(shard)[HOOK] for shard in store.of("heldout")]).double()
+    r = by_hand(sae, x)
+    fvu = float(((x - r) ** 2).sum() / ((x - x.mean(0)) ** 2).sum())
+    assert found["fvu"] == pytest.approx(fvu, rel=1e-5)
+    assert found["explained_variance"] == pytest.approx(1 - fvu, rel=1e-5)
+    assert found["mse"] == pytest.approx(float(((x - r) ** 2).mean()), rel=1e-5)
+    cosine = torch.nn.functional.cosine_similarity(x, r, eps=0).mean()
+    assert found["cosine"] == pytest.approx(float(cosine), abs=1e-5)
+
+
+def test_downstream_against_an_independent_computation(loud, tiny_model_dir, store):
+    sae = random_sae()
+    result = EVALUATORS["downstream"](contexts=1000, batch_contexts=5)(loud(sae))
+    exact = load_loud(tiny_model_dir).bridge.double()
     contexts = torch.cat([part.tokens for part in store.contexts("heldout")]).long()
     keep = store.mask.keep_tokens(contexts)
 
-    def mean_loss(edit):
+    def log_probs(edit):
         def hook(value, hook):
             value = value.clone()
             value[keep] = edit(value[keep])
             return value
 
-        logits = lm.bridge.run_with_hooks(contexts, fwd_hooks=[(HOOK, hook)]).double()
-        return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), contexts[:, 1:].flatten()).item()
+        return exact.run_with_hooks(contexts, fwd_hooks=[(HOOK, hook)]).log_softmax(-1)[:, :-1]
 
     with torch.no_grad():
-        clean, spliced, zero = mean_loss(lambda x: x), mean_loss(sae), mean_loss(torch.zeros_like)
-        mean = mean_loss(lambda x: store.mean(HOOK).expand_as(x))
+        clean = log_probs(lambda x: x)
+        edits = {"sae": lambda x: by_hand(sae, x), "zero": torch.zeros_like}
+        edits["mean"] = lambda x: store.mean(HOOK).double().expand_as(x)
+        runs = {"clean": clean} | {name: log_probs(edit) for name, edit in edits.items()}
+    ce = {name: -float(run.gather(2, contexts[:, 1:, None]).mean()) for name, run in runs.items()}
+    kl = {name: float((clean.exp() * (clean - run)).sum(-1).mean()) for name, run in runs.items()}
     found = result.metrics
-    assert found["delta_ce_nats"] == pytest.approx(spliced - clean, abs=1e-5)
-    assert found["ce_score"] == pytest.approx((zero - spliced) / (zero - clean), abs=1e-4)
-    assert found["ce_score_mean"] == pytest.approx((mean - spliced) / (mean - clean), abs=1e-3)
+    assert found["delta_ce_nats"] == pytest.approx(ce["sae"] - ce["clean"], abs=1e-5)
+    assert found["kl_nats"] == pytest.approx(kl["sae"], abs=1e-5)
+    for suffix, bad in (("", "zero"), ("_mean", "mean")):
+        assert abs(ce[bad] - ce["clean"]) > 0.1
+        assert found[f"ce_score{suffix}"] == pytest.approx((ce[bad] - ce["sae"]) / (ce[bad] - ce["clean"]), abs=1e-5)
+        assert found[f"kl_score{suffix}"] == pytest.approx(1 - kl["sae"] / kl[bad], abs=1e-5)
     assert result.n_tokens == contexts[:, 1:].numel()
 
 
-def test_results_do_not_depend_on_batch_size(subject):
+def test_results_do_not_depend_on_batches_or_order(loud, store, monkeypatch):
     sae = build("topk", 32, {"n_latents": 64, "k": 3}).sae.inference()
-    one, many = (EVALUATORS["downstream"](contexts=7, batch_contexts=b)(subject(sae)).metrics for b in (1, 7))
-    for name in one:
-        assert one[name] == pytest.approx(many[name], rel=1e-4, abs=1e-5)
+    whole = EVALUATORS["downstream"](contexts=7, batch_contexts=7)(loud(sae)).metrics
+    for batch in (1, 3):
+        part = EVALUATORS["downstream"](contexts=7, batch_contexts=batch)(loud(sae)).metrics
+        assert part == pytest.approx(whole, rel=1e-6, abs=1e-6)
+    in_order = downstream.batches
+    monkeypatch.setattr(downstream, "batches", lambda *of: reversed([[x.flip(0) for x in b] for b in in_order(*of)]))
+    assert EVALUATORS["downstream"](contexts=7, batch_contexts=3)(loud(sae)).metrics == pytest.approx(
+        whole, rel=1e-6, abs=1e-6
+    )
+    names = ("reconstruction", "density")
+    whole = {name: EVALUATORS[name]()(loud(sae)).metrics for name in names}
+    forwards = store.of("heldout")
+    monkeypatch.setattr(type(store), "of", lambda self, split: forwards[::-1])
+    monkeypatch.setattr(heldout, "_CHUNK_TOKENS", 7)
+    for name in names:
+        assert EVALUATORS[name]()(loud(sae)).metrics == pytest.approx(whole[name], rel=1e-6, abs=1e-6)
 
 
 def test_density_counts_what_fires(subject, store):

@@ -19,7 +19,7 @@ from saelab.evals.steering import Plan, Steering
 from saelab.lm.mask import Mask
 from saelab.lm.model import Hook
 from saelab.sae import build
-from saelab.tasks import CONCEPTS, TASKS, Labelled, Prompts
+from saelab.tasks import CONCEPTS, TASKS, Choices, Labelled, Metric, Prompts, Split, Tokenizer
 
 HOOK = "blocks.1.hook_resid_post"
 VOCABULARY, WIDTH = 20, 8
@@ -154,16 +154,22 @@ def test_the_latent_points_to_the_second_class_and_comes_from_train_examples():
 class Poles:
     """After an `a` the answer is `b`, else `c`, whatever the filler."""
 
-    metric = "logit_difference"
+    metric: Metric = "logit_difference"
 
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer: Any = tokenizer
         self.attributes = {"pole": ("off", "on")}
 
-    def draw(self, n, split, seed):
+    def draw(self, n: int, split: Split, seed: int) -> Choices:
         return {"pole": torch.arange(n) % 2}
 
-    def prompts(self, choices):
+    def corrupted(self, choices: Choices, seed: int) -> Choices:
+        return choices
+
+    def changed(self, choices: Choices, attribute: str, seed: int) -> Choices:
+        return {"pole": 1 - choices["pole"]}
+
+    def prompts(self, choices: Choices) -> Prompts:
         texts = ["<bos>zxa" if pole else "<bos>zxo" for pole in choices["pole"].tolist()]
         ids = [self.tokenizer.convert_tokens_to_ids(["<bos>", *text[5:]]) for text in texts]
         answers = torch.tensor(self.tokenizer.convert_tokens_to_ids(["b", "c"]))
@@ -211,7 +217,8 @@ def test_steering_on_a_subject(store, lm, named, target, monkeypatch):
     assert result.metrics["steering_dim_effect"] >= result.metrics["steering_dim_area"]
     points = result.charts[0].series["latent"]
     assert list(points[1]) == [0, 0, 0, 0]
-    assert points[3][0] > points[2][0] > 0
+    kls = [float(point[0]) for point in points]
+    assert kls[3] > kls[2] > 0
     ablations = {name for name in result.metrics if name.startswith("ablation_")}
     assert ablations == {"ablation_latent_n1", "ablation_latent_n3", "ablation_random_n3", "ablation_dim_n1"}
     assert set(result.meaning) == set(result.metrics)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saelab.errors import SaelabError
 from saelab.evals.base import NotMeasurable
 from saelab.evals.supervised.dictionary import Written
 from saelab.evals.supervised.study import Coder, Labels
@@ -15,7 +16,8 @@ from saelab.testing.fitting import fit
 from saelab.testing.planted import Sample
 from saelab.training import TrainSpec
 
-_STEPS, _BATCH = 1000, 512
+STEPS, BATCH = 1000, 512
+"""Of the training of a task's SAE."""
 
 
 def of_sae(sae: SAE) -> Coder:
@@ -50,24 +52,15 @@ class _Recorded:
 
 
 def trained_on(activations: Tensor, like: SAE, n_latents: int, seed: int) -> SAE:
-    """An SAE of the same kind and settings, with fewer latents, trained on `[prompt, d]` of the task.
+    """An SAE of the same kind and settings with another number of latents, trained on `[prompt, d]` of the task.
 
     Raises:
-        NotMeasurable: what `like` is made of is not known.
+        NotMeasurable: its kind cannot be trained so.
     """
-    identity = like.identity
+    settings = {**like.identity.settings, "n_latents": n_latents}
+    spec = TrainSpec(tokens=STEPS * BATCH, batch_tokens=BATCH, dead_after_tokens=50 * BATCH, seed=seed)
     try:
-        settings = {**identity.settings, "n_latents": n_latents}
-        spec = TrainSpec(tokens=_STEPS * _BATCH, batch_tokens=_BATCH, dead_after_tokens=50 * _BATCH, seed=seed)
-        return fit(_Recorded(activations), identity.kind, settings, spec)
-    except (KeyError, ValueError) as error:
-        raise NotMeasurable(f"no SAE like this one could be trained on the task: {error}") from error
-
-
-def dense_codes(written: Written) -> tuple[Tensor, Tensor]:
-    """`[prompt, latent]` codes of the latents that are active anywhere, and which these are."""
-    known, column = written.latents[written.values != 0].unique(return_inverse=True)
-    codes = torch.zeros(len(written.recon), max(len(known), 1))
-    example = torch.arange(len(written.recon))[:, None].expand_as(written.latents)[written.values != 0]
-    codes[example, column] = written.values[written.values != 0]
-    return codes, known
+        return fit(_Recorded(activations.to(like.W_dec)), like.identity.kind, settings, spec)
+    except (SaelabError, TypeError) as error:  # TypeError: settings that are no variant's, of a foreign SAE
+        reason = error.message if isinstance(error, SaelabError) else str(error)
+        raise NotMeasurable(f"no SAE like this one could be trained on the task: {reason}") from error

@@ -1,12 +1,12 @@
 """Dictionaries of known attributes, fitted to activations: what an SAE would find if it were told what to look for.
 
-Source: Makelov, Lange and Nanda 2024 (arXiv 2405.08366), section 3.
+Source: Makelov, Lange and Nanda 2024 (arXiv 2405.08366).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -28,6 +28,27 @@ class Written:
     recon: Tensor
     latents: Tensor
     values: Tensor
+
+    def __getitem__(self, examples: slice) -> Written:
+        return Written(self.recon[examples], self.latents[examples], self.values[examples])
+
+    def terms(self, rows: Tensor) -> Tensor:
+        """`[example, width, d]`: what each latent adds, of a dictionary's `[latent, d]` rows."""
+        return self.values[..., None] * rows[self.latents]
+
+    def only(self, latents: Tensor) -> Written:
+        """With all other latents at 0."""
+        return replace(self, values=self.values * torch.isin(self.latents, latents))
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """`[example, column]` codes of the latents that are active anywhere (one, if none is), and `[column]`, which
+        these are."""
+        active = self.values != 0
+        known = self.latents[active].unique() if active.any() else torch.zeros(1, dtype=torch.int64)
+        codes = torch.zeros(len(self.recon), len(known))
+        example = torch.arange(len(self.recon))[:, None].expand_as(self.latents)[active]
+        codes[example, torch.searchsorted(known, self.latents[active])] = self.values[active]
+        return codes, known
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +88,7 @@ def fit(activations: Tensor, labels: Mapping[str, Tensor], sizes: Mapping[str, i
     Args:
         labels: `[example]` int64 by attribute, below its size.
         how: `mean`: `u = E[a | value] - E[a]`, attribute by attribute; `mse`: all together by least squares, of
-            least norm (section 3, equation for U*). Values that no example has get 0.
+            least norm, `U = (C^T C)^+ C^T A`. Values that no example has get 0.
     """
     mean = activations.double().mean(0)
     one_hot, centred = design(labels, sizes), activations.double() - mean

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saelab.errors import SettingError
+from saelab.errors import SaelabError, SettingError
 from saelab.lm.model import Hook, LanguageModel
 from saelab.tasks import Prompts
 from saelab.tasks.measure import BATCH_PROMPTS, Edited
@@ -56,22 +56,29 @@ def parse(text: str) -> Section:
     )
 
 
+def marks(prompts: Prompts) -> dict[str, Tensor]:
+    """`[prompt]` positions by name; the question's own is `end`."""
+    return {"end": prompts.end, **prompts.marks}
+
+
 def position(prompts: Prompts, mark: str) -> Tensor:
     """`[prompt]` int64.
 
     Raises:
-        SettingError: the task has no such mark.
+        SaelabError: the task has no such mark.
     """
-    marks = {"end": prompts.end, **prompts.marks}
-    if mark not in marks:
-        raise SettingError("sites", f"this task has no position '{mark}'", fix=f"one of {', '.join(marks)}")
-    return marks[mark]
+    known = marks(prompts)
+    if mark not in known:
+        raise SaelabError(
+            f"this task has no position '{mark}'", where="eval.supervised", fix=f"one of {', '.join(known)}"
+        )
+    return known[mark]
 
 
 def capture(
-    lm: LanguageModel, prompts: Prompts, sites: Sequence[Site], report: Callable[[int], None] = lambda done: None
+    lm: LanguageModel, prompts: Prompts, sites: Sequence[Site], report: Callable[[int], None] = lambda prompts: None
 ) -> list[Tensor]:
-    """`[prompt, d]` of every site, float32 on the CPU, in one pass; reports prompts done."""
+    """`[prompt, d]` of every site, float32 on the CPU, in one pass; reports how many prompts each batch had."""
     hooks = {site.hook: lm.hook(site.hook) for site in sites}
     at = [position(prompts, site.mark) for site in sites]
     found: list[list[Tensor]] = [[] for _ in sites]
@@ -82,7 +89,7 @@ def capture(
             value = values[site.hook]
             example = torch.arange(value.shape[0], device=value.device)
             column.append(value[example, where[rows].to(value.device)][:, _part(hooks[site.hook], site)].float().cpu())
-        report(min(rows.stop, len(prompts)))
+        report(len(prompts.end[rows]))
     return [torch.cat(column) for column in found]
 
 
@@ -105,13 +112,13 @@ def _part(hook: Hook, site: Site) -> slice:
     """The columns of a hook's flattened activations that a site is.
 
     Raises:
-        SettingError: the hook has no such head.
+        SaelabError: the hook has no such head.
     """
     if site.head is None:
         return slice(None)
     if len(hook.shape) != 2 or site.head >= hook.shape[0]:
         heads = hook.shape[0] if len(hook.shape) == 2 else 0
-        raise SettingError("sites", f"'{site}': {hook.name} has {heads} heads")
+        raise SaelabError(f"'{site}': {hook.name} has {heads} heads", where="eval.supervised.sites")
     return slice(site.head * hook.shape[1], (site.head + 1) * hook.shape[1])
 
 

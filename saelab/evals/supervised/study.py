@@ -1,19 +1,19 @@
 """The comparison itself: what dictionaries reconstruct, steer and name of a task, on activations and a way to run them.
 
-Source: Makelov, Lange and Nanda 2024 (arXiv 2405.08366), sections 4.1 to 4.3.
+Source: Makelov, Lange and Nanda 2024 (arXiv 2405.08366), approximation (axis 1) and sparse control (axis 2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from saelab.evals.supervised.dictionary import AttributeDictionary, Written
-from saelab.evals.supervised.edits import greedy
+from saelab.evals.supervised.edits import greedy, term_weights
 from saelab.metrics import interval
 from saelab.tasks import Answers
 
@@ -112,15 +112,17 @@ class Control:
         agreement: share of prompts whose likeliest answer is that under ground-truth patching.
         agreement_token: the same of the likeliest token of the whole vocabulary, which need not be an answer.
         score: mean.
-        distance: mean distance to the changed prompt's activations, of that of no edit.
-        latents: removed or added, mean.
+        distance: mean distance to the changed prompt's activations, of that of no edit; None where they do not differ.
+        latents: removed or added, mean over prompts of the sum over sites.
+        weight: their share of what the dictionary says of the prompt, mean over prompts and sites (`edits.Edit`).
     """
 
     agreement: Number
     agreement_token: float
     score: float
-    distance: float
-    latents: float
+    distance: float | None
+    latents: float | None = None
+    weight: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,30 +139,39 @@ class Attribute:
         labels, values = study.changed[name]
         return cls(name, study.run(values), labels, values)
 
-    def judge(self, study: Study, edited: Values, latents: float, answers: Answers | None = None) -> Control:
+    def judge(self, study: Study, edited: Values, answers: Answers | None = None) -> Control:
+        """`answers`: what the model says under the edit, where that is known."""
         found = study.run(edited) if answers is None else answers
         same = found.log_probs.argmax(1) == self.truth.log_probs.argmax(1)
-        same_token = found.best == self.truth.best
-        away = [(e - v).norm(dim=1).mean() for e, v in zip(edited, self.values, strict=True)]
-        whole = [(o - v).norm(dim=1).mean() for o, v in zip(study.values, self.values, strict=True)]
+        away, whole = (
+            sum(float((value - target).norm(dim=1).mean()) for value, target in zip(values, self.values, strict=True))
+            for values in (edited, study.values)
+        )
         return Control(
             _ratio([same.float(), torch.ones(len(same))], lambda t: t[0] / t[1], study.seed),
-            float(same_token.float().mean()),
+            float((found.best == self.truth.best).float().mean()),
             float(study.score(found).mean()),
-            float(sum(away) / sum(whole)),
-            latents,
+            away / whole if whole else None,
         )
 
 
+def ground_truth(study: Study, attribute: Attribute) -> Control:
+    return attribute.judge(study, attribute.values, attribute.truth)
+
+
 def no_edit(study: Study, base: Baseline, attribute: Attribute) -> Control:
-    return attribute.judge(study, study.values, 0.0, base.answers)
+    return attribute.judge(study, study.values, base.answers)
 
 
 def supervised_edit(study: Study, attribute: Attribute, dictionaries: Sequence[AttributeDictionary]) -> Control:
+    """`a - u_old + u_new` at every site."""
     name = attribute.name
     old, new = study.labels[name], attribute.labels[name]
     edited = [d.edit(value, name, old, new) for d, value in zip(dictionaries, study.values, strict=True)]
-    return attribute.judge(study, edited, 2.0 * len(edited))
+    column = list(study.labels).index(name)
+    weights = [term_weights(d.write(study.labels), d.rows)[:, column].mean() for d in dictionaries]
+    control = attribute.judge(study, edited)
+    return replace(control, latents=2.0 * len(edited), weight=float(torch.stack(weights).mean()))
 
 
 def sparse_edits(
@@ -172,10 +183,10 @@ def sparse_edits(
         for c, value, target in zip(coders, study.values, attribute.values, strict=True)
     ]
     return {
-        budget: attribute.judge(
-            study,
-            [edits[budget].activations for edits in found],
-            float(sum(edits[budget].used.double().mean() for edits in found)),
+        budget: replace(
+            attribute.judge(study, [edits[budget].activations for edits in found]),
+            latents=float(sum(edits[budget].used.mean() for edits in found)),
+            weight=float(torch.stack([edits[budget].weight.mean() for edits in found]).mean()),
         )
         for budget in budgets
     }
