@@ -59,7 +59,7 @@ def compare(
         _saelab(python, "tests.interop_peers.windows", str(run), temporary)
         found = MEASURERS[by](Path(temporary), run)
     theirs = {name: found[group][key] for name, (group, key) in (COMPARED | SHOWN).items()}
-    table = Table(title=f"{by}'s evaluation beside saelab's", box=None, pad_edge=False, title_justify="left")
+    table = Table(title=f"{by}: its own evaluation beside saelab's", box=None, pad_edge=False, title_justify="left")
     for column in ("metric", "saelab", by, "difference", ""):
         table.add_column(column, justify="left" if column in ("metric", "") else "right", no_wrap=True)
     agreed = True
