@@ -61,6 +61,7 @@ interop-evals: $(INSTALLED) $(PEERS_INSTALLED)  ## SAELens' run_evals on RUN's S
 $(SAEBENCH_INSTALLED): tests/interop_peers/saebench.txt
 	$(PYTHON) -m venv $(SAEBENCH)
 	$(SAEBENCH)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	$(SAEBENCH)/bin/pip uninstall --quiet --yes torchvision
 	touch $@
 
 interop-saebench: $(INSTALLED) $(SAEBENCH_INSTALLED)  ## SAEBench's core evaluation on RUN's SAE, beside saelab eval

@@ -234,7 +234,10 @@ def index(
 @app.command(name="import")
 def import_(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="a directory or a file of another tool's", show_default=False)
+        str,
+        typer.Argument(
+            metavar="SRC", help="another tool's directory or file, or hf://org/repo/path", show_default=False
+        ),
     ],
     run: Annotated[Path, typer.Argument(metavar="DIR", help="the run to make, such as runs/x", show_default=False)],
     model: Annotated[str | None, typer.Option(help="the language model, where the files do not say it")] = None,

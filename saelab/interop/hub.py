@@ -103,20 +103,23 @@ def fetched(source: str) -> Path:
 
 
 def _fetch(address: Address) -> Path:
-    from huggingface_hub.errors import HfHubHTTPError
-
     try:
         sizes = _sizes(address, _candidates(address))
-    except HfHubHTTPError:
-        raise
-    except Exception:  # no connection, or none wanted: what there is of it was fetched before
-        kept = _kept(address, _candidates(address))
+    except Exception as error:  # no connection, or none wanted: what there is of it was fetched before
+        kept = {} if _is_an_answer(error) else _kept(address, _candidates(address))
         if not kept:
             raise
         return _place(address, kept)
     names = _chosen(address, sizes)
     _check_sizes(address, {name: sizes[name] for name in names})
     return _place(address, {name: _download(address, name) for name in names})
+
+
+def _is_an_answer(error: Exception) -> bool:
+    """Whether the hub has said no, rather than nothing."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return isinstance(error, HfHubHTTPError) and error.response.status_code < 500
 
 
 def _candidates(address: Address) -> list[str]:

@@ -321,6 +321,9 @@ class SAE(nn.Module):
     def load(cls, source: Path | str) -> SAE:
         """Read what `save` wrote, or what another tool did: its format is recognised from the files.
 
+        Args:
+            source: a directory or a file, or one on the Hugging Face hub: `hf://org/repo[@revision][/path]`.
+
         Raises:
             SaelabError: absent, of another schema or a form that saelab cannot express, or with weights that do
                 not fit the configuration.

@@ -59,13 +59,13 @@ class HubStandIn:
     Attributes:
         repos: by `org/name`.
         log: "METHOD /path" of every request.
-        read_only: whether commits are refused.
+        read_only: whether commits are refused; down: whether nothing is answered but that.
     """
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.log: list[str] = []
-        self.read_only = False
+        self.read_only = self.down = False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._server.daemon_threads = True
 
@@ -119,6 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(length)
         url = urlsplit(self.path)
         self.hub.log.append(f"{self.command} {url.path}")
+        if self.hub.down:
+            self._send(503, b"{}")
+            return
         try:
             for pattern, answer in _ROUTES.items():
                 if found := re.fullmatch(pattern, url.path):

@@ -244,3 +244,30 @@ def test_what_does_not_fit_is_said(run, plain, sae, tokens):
         plain(inputs_embeds=plain.get_input_embeddings()(tokens))
     with torch.no_grad(), sae.attached(plain, "lm_head"), pytest.raises(SaelabError, match="width 32, not"):
         plain(tokens)
+
+
+def test_modules_that_give_several_things_keep_the_others(plain, tokens):
+    """Attention gives its output and its weights."""
+    sae = make_sae(hook=None, mask=None)
+    given: list[Tensor] = []
+    attention = plain.model.layers[1].self_attn
+    with torch.no_grad(), sae.attached(plain, "model.layers.1.self_attn") as seen:
+        handle = attention.register_forward_hook(lambda module, args, output: given.append(output[0]))
+        changed = plain(tokens).logits
+        handle.remove()
+    same(given[0].flatten(0, 1), sae.decode(seen.code))
+    assert not torch.equal(changed, plain(tokens).logits)
+
+
+def test_another_architecture_s_blocks_are_found(tmp_path, tokens):
+    from transformers import AutoModelForCausalLM
+
+    from saelab.testing.tiny import tiny_model
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "gpt2", "gpt2"), dtype=torch.float32).eval()
+    with torch.no_grad():
+        with make_sae().attached(model):
+            by_name = model(tokens).logits
+        with make_sae().attached(model, "transformer.h.1"):
+            assert torch.equal(model(tokens).logits, by_name)
+        assert not torch.equal(model(tokens).logits, by_name)

@@ -205,6 +205,9 @@ def test_what_was_fetched_loads_without_a_connection(hub, sae, tmp_path, monkeyp
     with pytest.raises(SaelabError, match=r"hf://org/other: the hub cannot be reached.*\n  fix: check the connection"):
         SAE.load("hf://org/other")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.down = True
+    assert SAE.load("hf://org/repo").sha256() == sae.sha256()
+    hub.log.clear()
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert SAE.load("hf://org/repo").sha256() == sae.sha256()
     with pytest.raises(SaelabError, match="the hub cannot be reached"):

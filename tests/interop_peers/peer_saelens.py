@@ -62,6 +62,11 @@ def trained(x: Tensor, steps: int, n_latents: int) -> dict[str, Train]:
                 name = f"{architecture}{', rescaled' * bool(rescaled)}{', checkpoint' * checkpoint}"
                 made = partial(_made, architecture, settings | extra, x, steps, n_latents, checkpoint=checkpoint)
                 cases[name] = made
+    for architecture, normalisation in (("topk", "layer_norm"), ("jumprelu", "constant_norm_rescale")):
+        settings = {**_TRAINED[architecture], "normalize_activations": normalisation}
+        cases[f"{architecture}, {normalisation}"] = partial(
+            _made, architecture, settings, x, steps, n_latents, checkpoint=False
+        )
     return cases | {name: partial(_transcoder, name, x, n_latents) for name in _TRANSCODERS}
 
 
