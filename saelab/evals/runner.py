@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -49,7 +50,7 @@ def evaluate(
         document["unfinished"].pop(name, None)
     write_json(write_to, document)
     for name, evaluator in evaluators.items():
-        settings = asdict(evaluator)
+        settings = json.loads(json.dumps(asdict(evaluator)))  # as the file gives them back: tuples are lists
         if document["evaluations"].get(name, {}).get("settings") == settings:
             continue
         started = time.perf_counter()

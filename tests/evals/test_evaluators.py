@@ -1,6 +1,7 @@
 """Evaluators on cases whose answer is known: a perfect SAE scores 1, a zero SAE 0."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,25 @@ def test_eval_json_has_its_schema_and_keeps_what_is_measured(subject, tmp_path):
     assert changed["store_sha256"] == "made of something else"
     other = evaluate(subject(identity_sae(0.5)), {"density": {"max_tokens": 60}}, config_sha256="abc", write_to=path)
     assert set(other["evaluations"]) == {"density"}
+
+
+def test_settings_of_several_values_are_known_again(subject, tmp_path):
+    """A file gives lists back for tuples."""
+    calls = []
+
+    @dataclass(frozen=True)
+    class Several:
+        k: tuple[int, ...] = (1, 2)
+
+        def __call__(self, subject: Subject) -> Result:
+            calls.append(self.k)
+            return Result({"a": 1.0}, 1)
+
+    EVALUATORS.add("several", Several)
+    for settings in ({}, {}, {"k": (1, 2)}, {"k": (3,)}, {"k": (3,)}):
+        evaluate(subject(identity_sae()), {"several": settings}, config_sha256="abc", write_to=tmp_path / "eval.json")
+    EVALUATORS.remove("several")
+    assert calls == [(1, 2), (3,)]
 
 
 def test_unknown_evaluators_are_named():

@@ -407,9 +407,14 @@ def test_the_evaluator_on_a_tiny_model(subject, quick):
     assert [record["section"] for record in result.details["sections"]] == [f"{HOOK}@S2", HEADS, f"{HOOK}@end"]
     assert all(len(row) == len(table.columns) for table in result.tables for row in table.rows)
     overview = result.tables[0]
-    assert [row[2] for row in overview.rows if row[0] == HEADS] == [
-        "supervised, least squares", "supervised, means", "SAE of the task, 4 latents", "no edit",
-    ]  # fmt: skip
+    labels = [(row[0], row[2]) for row in overview.rows]
+    start = [row[0] for row in overview.rows].index(HEADS)
+    assert labels[start : start + 4] == [
+        (HEADS, "supervised, least squares"),
+        (None, "supervised, means"),
+        (None, "SAE of the task, 4 latents"),
+        (None, "no edit"),
+    ]
     json.dumps([result.metrics, result.details, [table.rows for table in result.tables], result.charts[0].series])
     assert told[-1][0] == told[-1][1] == max(done for done, _ in told)  # foretold to the prompt
     assert len(told) > 50
@@ -427,7 +432,7 @@ def test_another_task_at_the_only_position_it_marks(subject, quick):
 
 @pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on_with_its_next_part(subject, quick, tmp_path):
-    chosen = {"supervised": SETTINGS | {"sites": [HEADS], "edits": [1, 4]}}
+    chosen = {"supervised": SETTINGS | {"sites": (HEADS,)}}
     whole = evaluate(subject, chosen, config_sha256="a", write_to=tmp_path / "whole.json")
 
     path = tmp_path / "eval.json"
@@ -442,10 +447,15 @@ def test_an_interrupted_evaluation_goes_on_with_its_next_part(subject, quick, tm
     with pytest.raises(KeyboardInterrupt):
         evaluate(subject, chosen, config_sha256="a", write_to=path, report=stop)
     assert parts() == {"model", f"{HOOK}@S2"}
-    again = evaluate(subject, chosen, config_sha256="a", write_to=path)
+    runs: list[int] = []
+    again = evaluate(
+        subject, chosen, config_sha256="a", write_to=path, report=lambda name, done, total: runs.append(done)
+    )
     found, expected = (document["evaluations"]["supervised"] for document in (again, whole))
     assert {**found, "seconds": 0} == {**expected, "seconds": 0}
     assert again["unfinished"] == {}
+    read = 32 + 16 + 8 * (1 + 3)
+    assert runs[-1] == read + 8 * (1 + Measured.passes(3, 1, 2))  # the second section alone, and the model as it is
 
 
 def test_a_section_that_holds_nothing_of_the_task_is_named(subject, word_lm):

@@ -103,19 +103,21 @@ def _split(editor: str) -> tuple[str, str, str]:
 
 
 def _overview(records: Sequence[Record]) -> Table:
-    """A row for each dictionary at each section."""
+    """A row for each dictionary at each section, which is named once."""
     attributes = list(records[0]["control"])
     rows: list[tuple[str | float | None, ...]] = []
     for record in records:
         budget = max(_budgets(record), default=0)
+        where: tuple[str | float | None, ...] = (record["section"], record["effect"])
         for name, entry in record["approximation"].items():
             edits = [record["control"][a].get(name) or record["control"][a][f"{name} {budget}"] for a in attributes]
             label = NAMES[name] if name.startswith("supervised") else f"{NAMES[name]}, {budget} latents"
             agreement = [edit["agreement"]["value"] for edit in edits]
             axes = entry["sufficiency"]["value"], entry["necessity"]["value"]
-            rows.append((record["section"], record["effect"], label, *axes, *agreement))
+            rows.append((*where, label, *axes, *agreement))
+            where = (None, None)
         none = [record["control"][a]["none"]["agreement"]["value"] for a in attributes]
-        rows.append((record["section"], record["effect"], "no edit", None, None, *none))
+        rows.append((None, None, "no edit", None, None, *none))
     return Table(
         "Supervised dictionaries and SAEs",
         ("cross-section", "effect", "dictionary", "sufficiency", "necessity", *(f"edits {a}" for a in attributes)),
