@@ -22,7 +22,7 @@ demo: $(INSTALLED)  ## a model, text, a trained SAE and its measurements, from n
 	$(BIN)/saelab run configs/demo.yaml
 
 test: $(INSTALLED)  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 style: $(INSTALLED)  ## style, types, structure
 	$(BIN)/ruff check
@@ -31,7 +31,7 @@ style: $(INSTALLED)  ## style, types, structure
 	$(BIN)/lint-imports
 
 check: style  ## what every commit passes: these and the fast tests
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not slow'
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each core: more threads would wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of the hub's library

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -18,6 +19,15 @@ if find_spec("triton"):
     TARGETS += [("triton", "cuda" if CUDA else "cpu")]
 else:
     collect_ignore = ["test_triton.py"]
+
+
+@pytest.fixture(autouse=True)
+def several_threads() -> Iterator[None]:
+    """Kernels share their work out, however many threads the other tests have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(before, 2))
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=TARGETS, ids="-".join)

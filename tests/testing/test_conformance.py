@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from saelab.kernels import Above, Support, select_from
+from saelab.kernels.products import Tiles
 from saelab.sae import VARIANTS
 from saelab.sae.affine import PreActivations
 from saelab.sae.code import Encoding, Seen
@@ -182,7 +183,10 @@ class FixedThreshold(EveryOther):
 
 
 class AboveOne(Above):
-    """Keeps other entries once it knows exact scores."""
+    """Keeps other entries once it knows exact scores; says that they are few, so that they are screened."""
+
+    def density(self, pre: Tiles) -> float:
+        return 0.0
 
     def narrow(self, scores: Tensor, candidates: Support, ops: ModuleType) -> tuple[Support, Tensor]:
         kept = scores > 1
