@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Tests share the machine: a process for each core.
+WORKERS := -n logical --maxprocesses 8 --dist worksteal
+
 PEERS := .venv-peers
 PEERS_INSTALLED := $(PEERS)/.installed
 
@@ -22,7 +25,7 @@ demo: $(INSTALLED)  ## a model, text, a trained SAE and its measurements, from n
 	$(BIN)/saelab run configs/demo.yaml
 
 test: $(INSTALLED)  ## all tests
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest $(WORKERS)
 
 style: $(INSTALLED)  ## style, types, structure
 	$(BIN)/ruff check
@@ -31,7 +34,7 @@ style: $(INSTALLED)  ## style, types, structure
 	$(BIN)/lint-imports
 
 check: style  ## what every commit passes: these and the fast tests
-	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -q $(WORKERS) -m 'not slow'
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
