@@ -118,7 +118,7 @@ class _Experiment:
             pairs = draw(self.plan.task, entry.prompts, "train", seed, self.lm)
             return scores_json(entry.build(seed)(self.lm, pairs, partial(self.tell, f"{label}, seed {seed}")))
 
-        settings = [entry.method, entry.prompts, dict(entry.settings)]
+        settings = [entry.method, entry.prompts, asdict(entry.build(seed=0))]  # what is not set is part of it too
         seeds = range(self.plan.seeds)
         return [self.part(f"{entry.method}/seed{seed}", settings, partial(make, seed)) for seed in seeds]
 

@@ -48,6 +48,7 @@ STANDARD: Mapping[str, Entry] = {
     "EAP-IG": Entry("eap_ig"),
     "direct logits": Entry("direct"),
     "mean difference": Entry("mean_difference"),
+    "mean difference, by answer": Entry("mean_difference", 32, {"by_answer": True}),
     "codes (paper)": Entry("codes", 250),
     "codes (paper), null off": Entry("codes", 250, {"null": 20}),
     "code edges (paper)": Entry("code_edges", 250),
