@@ -180,18 +180,22 @@ def split_inputs(anatomy: Anatomy) -> Iterator[Callable[[int], NamedHook]]:
     with anatomy.lm.hooked([]) as any_bridge:  # no other thread runs the model meanwhile
         bridge: Any = any_bridge
         try:
-            bridge.set_use_split_qkv_input(True)
-            bridge.set_use_hook_mlp_in(anatomy.has_mlps)
-        except (NotImplementedError, ValueError) as error:
-            raise SaelabError(
-                f"attention of {anatomy.lm.identity['name']} cannot be split into what its heads read: {error}",
-                fix="use attribution, which needs no edges",
-            ) from error
-        try:
+            _split(anatomy, bridge)
             yield lambda layer: (f"blocks.{layer}.attn.hook_pattern", lambda value, hook: None)
         finally:
             bridge.set_use_split_qkv_input(False)
             bridge.set_use_hook_mlp_in(False)
+
+
+def _split(anatomy: Anatomy, bridge: Any) -> None:
+    try:
+        bridge.set_use_split_qkv_input(True)
+        bridge.set_use_hook_mlp_in(anatomy.has_mlps)
+    except (NotImplementedError, ValueError) as error:
+        raise SaelabError(
+            f"attention of {anatomy.lm.identity['name']} cannot be split into what its heads read: {error}",
+            fix="use attribution, which needs no edges",
+        ) from error
 
 
 def strongest_edges(edges: Edges, anatomy: Anatomy) -> tuple[Tensor, Tensor | None]:
