@@ -45,6 +45,8 @@ class Pairs:
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Pairs]]:
         """All pairs, those of a length together: `[row]` numbers, and the pairs."""
+        if size < 1:
+            raise SettingError("batch_prompts", f"must be at least 1, found {size}")
         for rows in self.clean.end.argsort(stable=True).split(size):
             yield rows, self.take(rows)
 
