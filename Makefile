@@ -7,7 +7,10 @@ INSTALLED := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_INSTALLED := $(PEERS)/.installed
 
-.PHONY: demo test style check format bench bench-peers torture clean
+SAEBENCH := .venv-saebench
+SAEBENCH_INSTALLED := $(SAEBENCH)/.installed
+
+.PHONY: demo test style check format bench bench-peers interop interop-evals interop-saebench torture clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,8 +52,25 @@ bench-peers: $(INSTALLED) $(PEERS_INSTALLED)  ## saelab and its peers, alternate
 	$(BIN)/saelab cache configs/demo.yaml
 	PYTHONPATH=. $(PEERS)/bin/python -m tests.benchmarks $(BENCH_PEERS)
 
+interop: $(PEERS_INSTALLED)  ## every format with the tool it is for: saelab's exports there, their SAEs here
+	PYTHONPATH=. $(PEERS)/bin/python -m tests.interop_peers $(INTEROP)
+
+RUN ?= runs/demo
+interop-evals: $(INSTALLED) $(PEERS_INSTALLED)  ## SAELens' run_evals on RUN's SAE, beside saelab eval
+	PYTHONPATH=. $(PEERS)/bin/python -m tests.interop_peers --evals $(RUN) --saelab $(BIN)/python $(INTEROP)
+
+# SAEBench pins an older NumPy than its peers here.
+$(SAEBENCH_INSTALLED): tests/interop_peers/saebench.txt
+	$(PYTHON) -m venv $(SAEBENCH)
+	$(SAEBENCH)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	$(SAEBENCH)/bin/pip uninstall --quiet --yes torchvision
+	touch $@
+
+interop-saebench: $(INSTALLED) $(SAEBENCH_INSTALLED)  ## SAEBench's core evaluation on RUN's SAE, beside saelab eval
+	PYTHONPATH=. $(SAEBENCH)/bin/python -m tests.interop_peers --evals $(RUN) --by SAEBench --saelab $(BIN)/python $(INTEROP)
+
 torture: $(INSTALLED)  ## kills at random moments; what is left alone afterwards must end as if nothing had been
 	$(BIN)/python -m tests.torture $(TORTURE)
 
 clean:
-	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) $(SAEBENCH) build dist .pytest_cache .ruff_cache

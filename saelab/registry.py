@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from saelab.errors import SaelabError, did_you_mean
 
 T = TypeVar("T")
+
+
+def named(reference: str) -> Any:
+    """The object that the text `"package.module:name"` stands for, imported now."""
+    module, _, attribute = reference.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 class Registry(Generic[T]):
@@ -50,8 +56,7 @@ class Registry(Generic[T]):
             raise SaelabError(f"unknown {self.what} '{name}'", fix=did_you_mean(name, self._entries) or None)
         entry = self._entries[name]
         if isinstance(entry, str):
-            module, _, attribute = entry.partition(":")
-            loaded: T = getattr(import_module(module), attribute)
+            loaded: T = named(entry)
             self._entries[name] = loaded
             return loaded
         return entry

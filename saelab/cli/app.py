@@ -277,7 +277,10 @@ def index(
 @app.command(name="import")
 def import_(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="a directory or a file of another tool's", show_default=False)
+        str,
+        typer.Argument(
+            metavar="SRC", help="another tool's directory or file, or hf://org/repo/path", show_default=False
+        ),
     ],
     run: Annotated[Path, typer.Argument(metavar="DIR", help="the run to make, such as runs/x", show_default=False)],
     model: Annotated[str | None, typer.Option(help="the language model, where the files do not say it")] = None,
@@ -301,6 +304,38 @@ def import_(
         _print_json(read_json(work.directory.summary))
     else:
         work.reporter.say(f"next       saelab eval {run}; saelab index {run}; saelab browse {run}")
+
+
+@app.command()
+def push(
+    run: RunPath,
+    repo: Annotated[str, typer.Argument(metavar="ORG/REPO", help="on the Hugging Face hub", show_default=False)],
+    format: Annotated[
+        list[str] | None,
+        typer.Option(help="saelens, sparsify, dictionary_learning, or saelab alone; repeatable (the first two)"),
+    ] = None,
+    card: Annotated[Path | None, typer.Option(help="a card of your own in place of the one that is written")] = None,
+    private: Annotated[bool, typer.Option("--private", help="only you see a repository that is made")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="write the card, say what would be uploaded")] = False,
+    as_json: Json = False,
+) -> None:
+    """Publish a run's SAE with a card written from the run; `SAE.load("hf://org/repo")` loads it anywhere.
+
+    It goes up in saelab's format and, in directories beside it, in those of other tools that can hold it.
+    """
+    from saelab.cli.push import push
+
+    pushed = push(run, repo, format or (), card=card, private=private, dry_run=dry_run)
+    if as_json:
+        _print_json(pushed.document())
+        return
+    reporter = _reporter(False)
+    for name, size in pushed.sizes.items():
+        reporter.say(f"{size:>15,} bytes  {name}")
+    for reason in pushed.refused.values():
+        reporter.say(f"note       {reason}")
+    reporter.say(f"card       {pushed.card}")
+    reporter.say(f"push       {'nothing was uploaded' if pushed.url is None else pushed.url}")
 
 
 @app.command()

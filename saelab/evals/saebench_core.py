@@ -27,13 +27,14 @@ COLUMNS = ("tokens", "predictions", "ce_clean", "ce_sae", "ce_zero", "kl_sae", "
 
 @dataclass(frozen=True)
 class SaebenchCore:
-    """Reconstruction, cross-entropy and KL with every position spliced and ablated.
+    """Reconstruction, cross-entropy and KL with every position ablated, and all but special tokens spliced.
 
     Source: SAEBench 0.6.0 (github.com/adamkarvonen/SAEBench, `evals/core/main.py`), whose names the metrics have. What
     it does otherwise than `reconstruction` and `downstream` do:
 
-    - the SAE replaces every position, and zero ablation, the only baseline, silences every one: BOS, special tokens and
-      whatever else the SAE's mask left out in training;
+    - the SAE replaces every position but BOS, EOS and padding, whatever else its mask left out in training; zero
+      ablation, the only baseline, silences those, too. SAEBench has an option by which the SAE replaces them as well
+      (`exclude_special_tokens: false` here), which none of its scripts uses; SAELens' `run_evals` never does;
     - what is averaged are tokens other than BOS, EOS and padding: their activations, the losses of what is predicted at
       them, and the KL there, a context's last position included.
 
@@ -54,6 +55,7 @@ class SaebenchCore:
     batch_contexts: Annotated[int, "contexts per forward pass"] = 8
     bootstrap_rounds: Annotated[int, "resamples behind each interval"] = 1000
     seed: Annotated[int, "of the bootstrap"] = 0
+    exclude_special_tokens: Annotated[bool, "the SAE leaves BOS, EOS and padding as they are; ablation does not"] = True
 
     def __post_init__(self) -> None:
         for key in ("contexts", "batch_contexts", "bootstrap_rounds"):
@@ -69,7 +71,10 @@ class SaebenchCore:
         for tokens, documents, length in batches(subject, self.contexts, self.batch_contexts):
             real = torch.arange(tokens.shape[1]) < length[:, None]
             counted = real & ~torch.isin(tokens, _special(lm))
-            columns = _columns(lm, subject, tokens, real, seen.splicing(counted))
+            special = tuple(_special(lm).tolist()) if self.exclude_special_tokens else ()
+            replaced = Mask(first_position=False, special=special, norm_limits={})
+            edit = seen.splicing(counted[replaced.keep_tokens(tokens)])
+            columns = _columns(lm, subject, tokens, real, edit, replaced)
             for document, row in by_document(columns, documents, counted):
                 sums[document] = sums.get(document, np.zeros(len(COLUMNS))) + row
             done += tokens.shape[0]
@@ -94,11 +99,11 @@ class SaebenchCore:
 
 MEANING: Mapping[str, str] = {
     "ce_loss_score": "share of the next-token loss recovered against zero ablation of every position (1 is perfect)",
-    "ce_loss_with_sae": "next-token loss with the SAE at every position, nats",
+    "ce_loss_with_sae": "next-token loss with the SAE in place of the activations, nats",
     "ce_loss_without_sae": "the model's own, nats",
     "ce_loss_with_ablation": "with every position at 0, nats",
     "kl_div_score": "share of the KL from the clean run avoided against zero ablation (1 is perfect)",
-    "kl_div_with_sae": "KL(clean || SAE at every position), nats",
+    "kl_div_with_sae": "KL(clean || SAE in place of the activations), nats",
     "kl_div_with_ablation": "KL(clean || every position at 0), nats",
     "explained_variance": "1 - FVU over the counted tokens; SAEBench's own figure is computed wrongly",
     "explained_variance_legacy": "mean over tokens of 1 - error / distance from the mean; no share of variance",
@@ -119,11 +124,11 @@ class _Seen:
     explained: float = 0.0
 
     def splicing(self, counted: Tensor) -> EditFrom:
-        """The SAE in place of everything, keeping account; `counted` `[context, position]` bool."""
+        """The SAE in place of what it is handed, keeping account of the tokens `counted`, `[tok]` bool."""
 
         def edit(x: Tensor, value: Tensor) -> Tensor:
             code = self.sae.encode(x)
-            recon, rows = self.sae.reconstruct(x, code), counted.flatten().to(x.device)
+            recon, rows = self.sae.reconstruct(x, code), counted.to(x.device)
             self.reconstruction.update(value[rows], recon[rows], code.l0()[rows])
             explained = metrics.explained_by_token(value[rows], recon[rows], self.mean.to(value))
             self.explained += float(explained.double().sum())
@@ -149,7 +154,9 @@ def _special(lm: LanguageModel) -> Tensor:
     return torch.tensor([number for number in named if isinstance(number, int)], dtype=torch.long)
 
 
-def _columns(lm: LanguageModel, subject: Subject, tokens: Tensor, real: Tensor, spliced: EditFrom) -> list[Tensor]:
+def _columns(
+    lm: LanguageModel, subject: Subject, tokens: Tensor, real: Tensor, spliced: EditFrom, replaced: Mask
+) -> list[Tensor]:
     """`COLUMNS`, `[context, position]` each; what a context's last position predicts is not known, and counts 0."""
     source, target = lm.hook(subject.hook), lm.hook(subject.target)
     predicts = torch.nn.functional.pad(real[:, 1:], (0, 1)).float()
@@ -159,8 +166,8 @@ def _columns(lm: LanguageModel, subject: Subject, tokens: Tensor, real: Tensor, 
 
     clean = lm.logits(tokens)
     ce, kl = [losses(clean)], []
-    for edit in (spliced, lambda _, value: torch.zeros_like(value)):
-        with splice_from(lm, source, target, edit, mask=EVERYTHING, tokens=tokens):
+    for edit, mask in ((spliced, replaced), (lambda _, value: torch.zeros_like(value), EVERYTHING)):
+        with splice_from(lm, source, target, edit, mask=mask, tokens=tokens):
             logits = lm.logits(tokens)
         ce.append(losses(logits))
         kl.append(kl_nats(clean, logits).cpu())

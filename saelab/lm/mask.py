@@ -52,18 +52,24 @@ class Mask:
         special = tuple(sorted(set(tokenizer.all_special_ids))) if spec.special_tokens else ()
         return cls(spec.first_position, special, {})
 
-    def keep_tokens(self, tokens: Tensor) -> Tensor:
-        """`[context, position]` token ids -> bool, what the tokens alone allow."""
+    def keep_tokens(self, tokens: Tensor, place: Tensor | None = None) -> Tensor:
+        """`[context, position]` token ids -> bool, what the tokens alone allow.
+
+        Args:
+            place: `[context, position]`, where in its context each token stands; None: from 0 on.
+        """
         keep = torch.ones_like(tokens, dtype=torch.bool)
-        if self.first_position:
+        if self.first_position and place is not None:
+            keep &= place != 0
+        elif self.first_position:
             keep[:, 0] = False
         if self.special:
             keep &= ~torch.isin(tokens, torch.tensor(self.special, device=tokens.device, dtype=tokens.dtype))
         return keep
 
-    def keep(self, tokens: Tensor, hook: str, activations: Tensor) -> Tensor:
+    def keep(self, tokens: Tensor, hook: str, activations: Tensor, place: Tensor | None = None) -> Tensor:
         """Also what the norms of `[context, position, d_hook]` allow."""
-        keep = self.keep_tokens(tokens.to(activations.device))
+        keep = self.keep_tokens(tokens.to(activations.device), None if place is None else place.to(activations.device))
         limit = self.norm_limits.get(hook)
         return keep if limit is None else keep & (activations.float().norm(dim=-1) <= limit)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +40,20 @@ for _name in ("saelens", "sparsify", "dictionary_learning", "gemma_scope", "open
     FORMATS.add(_name, f"saelab.interop.{_name}:FORMAT")
 
 
+PLACES: Registry[Callable[[str], Path]] = Registry("place to load SAEs from")
+"""By the scheme in front of `://`; an entry brings what a source names to this machine."""
+PLACES.add("hf", "saelab.interop.hub:fetched")
+_ELSEWHERE = re.compile(r"([a-z][a-z0-9+.-]+)://")
+
+
 def located(source: Path | str) -> Path:
-    """The directory or file on this machine that a source names.
+    """The directory or file on this machine that a source names, fetched where it is elsewhere.
 
     Raises:
-        SaelabError: there is nothing of that name.
+        SaelabError: there is nothing of that name, or it cannot be fetched.
     """
+    if isinstance(source, str) and (elsewhere := _ELSEWHERE.match(source)):
+        return PLACES[elsewhere[1]](source)
     path = Path(source)
     if not path.exists():
         raise SaelabError("there is no SAE here: this directory does not exist", where=str(source))

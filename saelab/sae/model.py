@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from saelab.errors import SaelabError
 from saelab.kernels import Support, gather
+from saelab.registry import named
 from saelab.sae.code import Seen, SparseCode
 from saelab.sae.coders import Coder
 from saelab.sae.token_scale import TOKEN_SCALES, TokenScale
@@ -254,6 +256,38 @@ class SAE(nn.Module):
         x = self._rows(x)
         self.coder.calibrate(Seen(x - self.b_dec if self.coder.centred else x, self.W_dec))
 
+    def attached(
+        self,
+        model: Any,
+        hook: str | None = None,
+        target: str | None = None,
+        *,
+        error_term: bool = False,
+        change: Callable[[SparseCode], SparseCode] | None = None,
+        mask: Any = None,
+    ) -> AbstractContextManager[Any]:
+        """While inside, this SAE stands in for an activation of a language model, with gradients.
+
+            with sae.attached(model, "model.layers.10") as seen:
+                logits = model(tokens).logits
+            seen.code  # of the latest pass
+
+        Args:
+            model: of transformers', of TransformerLens', or a `saelab.lm.model.LanguageModel`.
+            hook: what it reads: in transformers' models a module's path, whose output is meant, or TransformerLens'
+                name of a residual stream; None: as the SAE says.
+            target: what a transcoder stands in for; None: as it says.
+            error_term: add what the reconstruction leaves out, without gradient, so that only `change` has an effect.
+            change: what to do to the code before it is decoded.
+            mask: a `saelab.lm.mask.Mask`, which positions are encoded; the others keep their activation. None: the
+                SAE's own, and every position where it has none.
+
+        Raises:
+            SaelabError: in training form; no such hook; on running the model, no tokens where the mask asks for them.
+        """
+        attach: Callable[..., AbstractContextManager[Any]] = named("saelab.interop.attach:attached")
+        return attach(self, model, hook, target, error_term=error_term, change=change, mask=mask)
+
     def check_other_target(self) -> None:
         """Raise where the SAE cannot reconstruct anything but its own input."""
         if self.coder.centred:
@@ -286,6 +320,9 @@ class SAE(nn.Module):
     @classmethod
     def load(cls, source: Path | str) -> SAE:
         """Read what `save` wrote, or what another tool did: its format is recognised from the files.
+
+        Args:
+            source: a directory or a file, or one on the Hugging Face hub: `hf://org/repo[@revision][/path]`.
 
         Raises:
             SaelabError: absent, of another schema or a form that saelab cannot express, or with weights that do

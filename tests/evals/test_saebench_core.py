@@ -54,16 +54,18 @@ def test_perfect_and_zero_saes(measure):
         assert perfect[name] == pytest.approx(1, abs=1e-5)
     assert perfect["mse"] == pytest.approx(0, abs=1e-9)
     assert perfect["l0"] == 32
-    zero = measure(linear_sae(0.0)).metrics
-    assert (zero["ce_loss_score"], zero["kl_div_score"]) == (0, 0)
+    zero = measure(linear_sae(0.0), exclude_special_tokens=False).metrics
     assert zero["ce_loss_with_sae"] == zero["ce_loss_with_ablation"]
+    assert (zero["ce_loss_score"], zero["kl_div_score"]) == (0, 0)
     assert measure(linear_sae(0.5)).metrics["relative_reconstruction_bias"] == pytest.approx(0.5)
 
 
-def test_against_an_independent_computation(measure, store, tiny_model_dir):
-    """Every position is replaced and ablated; BOS counts in no mean, and predicts nothing that is counted."""
+@pytest.mark.parametrize("exclude", [True, False])
+def test_against_an_independent_computation(measure, store, tiny_model_dir, exclude):
+    """Every position is ablated, and BOS is replaced only where that is asked for; it counts in no mean, and predicts
+    nothing that is counted."""
     scale, exact = 0.8, loud(tiny_model_dir).bridge.double()
-    found = measure(linear_sae(scale), contexts=1000, batch_contexts=4).metrics
+    found = measure(linear_sae(scale), contexts=1000, batch_contexts=4, exclude_special_tokens=exclude).metrics
     contexts = torch.cat([part.tokens for part in store.contexts("heldout")]).long()
     assert (contexts[:, 0] == 0).all()  # BOS
     counted = (contexts != 0) & (contexts != 1) & (contexts != 2)
@@ -75,7 +77,9 @@ def test_against_an_independent_computation(measure, store, tiny_model_dir):
 
     with torch.no_grad():
         clean = log_probs(lambda x: kept.append(x) or x)
-        runs = {"clean": clean, "sae": log_probs(lambda x: scale * x), "zero": log_probs(torch.zeros_like)}
+        replaced = (counted | (not exclude))[..., None]
+        sae = log_probs(lambda x: torch.where(replaced, scale * x, x))
+        runs = {"clean": clean, "sae": sae, "zero": log_probs(torch.zeros_like)}
     predicting = counted[:, :-1]
     ce = {
         name: -float(run[:, :-1].gather(2, contexts[:, 1:, None])[..., 0][predicting].mean())
