@@ -1,4 +1,4 @@
-"""Sections on heads: the circuits of methods, what counts as the circuit, and a map of every method's scores."""
+"""Sections on heads: the circuits of methods beside what counts as the circuit, and a map of every method's scores."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ _LISTED = 30
 
 
 def circuits(found: Findings) -> str:
-    """The circuits of the method that is chosen, and of those that have edges or whose faithfulness is measured."""
+    """The circuit of the method that is chosen beside the ground truth; those of methods that have edges, or whose
+    faithfulness is measured."""
     if found.shown is None:
-        return ""
+        return f'<div class="circuit">{truth(found)}</div>'
     chosen, size = found.shown
     with_edges = [label for label, one in found.methods.items() if one.edges]
     drawn = [circuit(found, label) for label in dict.fromkeys([chosen, *found.curves, *with_edges])]
@@ -33,9 +34,10 @@ def circuits(found: Findings) -> str:
         "the method's strongest edges (dashed where they hurt) or, where it has none, what heads read from the "
         "residual stream and add to it."
     )
-    first = f'<div class="beside">{drawn[0]}<div class="table">{listed(found, chosen)}</div></div>'
+    first = f'<div class="beside">{drawn[0]}{truth(found)}</div>'
+    one_by_one = details(f"The {count(size, 'head')} of {chosen}", f'<div class="table">{listed(found, chosen)}</div>')
     more = details(count(len(drawn) - 1, "other method"), gallery(drawn[1:], pairs=False)) if drawn[1:] else ""
-    return f'{paragraph(told, "dim")}<div class="circuit">{first}{more}</div>'
+    return f'{paragraph(told, "dim")}<div class="circuit">{first}{one_by_one}{more}</div>'
 
 
 def circuit(found: Findings, label: str) -> str:
@@ -80,8 +82,7 @@ def truth(found: Findings) -> str:
     shown = (
         f'<div class="table names">{grid(Table("", ["name", "source", "heads"], names), label="Ground truths")}</div>'
     )
-    drawn = effects(found)
-    return f'<div class="circuit"><div class="beside">{drawn}{shown}</div></div>' if drawn else shown
+    return f'<div class="stack">{effects(found)}{shown}</div>'
 
 
 def effects(found: Findings) -> str:

@@ -86,8 +86,7 @@ def _cards(found: Findings) -> list[Card]:
 def _sections(found: Findings) -> list[Section]:
     return [
         Section("methods", "Methods", measured.methods(found)),
-        Section("circuit", "The circuit", heads.circuits(found)),
-        Section("truth", "Ground truth", heads.truth(found)),
+        Section("circuit", "The circuit" if found.shown else "Ground truth", heads.circuits(found)),
         Section("heads", "Scores of heads", heads.maps(found)),
         Section("roc", "ROC curves", measured.rocs(found)),
         Section("faithfulness", "What circuits keep", measured.faithfulness(found)),
