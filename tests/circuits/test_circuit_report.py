@@ -254,6 +254,7 @@ def test_the_page_has_every_section_and_ends_all_it_begins(found: Findings):
     assert "default-src 'none'" in page
     assert "of 2 sets of as many other heads" in page.lower()
     assert "none costs as much" in page
+    assert "<td><bdi>4.0 1; 1.2 0.25</bdi></td>" in page  # to the left: no number, though it begins as one
 
 
 def test_hostile_names_are_text():
