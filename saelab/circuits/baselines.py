@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from saelab.circuits.outputs import Position, head_outputs
-from saelab.circuits.pairs import Pairs
+from saelab.circuits.pairs import Pairs, same_answers
 from saelab.circuits.passes import Passes
 from saelab.circuits.scores import Report, Scores, quiet
 from saelab.lm.model import LanguageModel
@@ -19,17 +19,24 @@ class MeanDifference:
 
     Attributes:
         position: the mean over all positions, or the answer's.
+        by_answer: compare prompts of one answer among themselves where enough share it, and take the mean of the norms.
     """
 
     position: Position = "mean"
+    by_answer: bool = False
     batch_prompts: int = 32
 
     def __call__(self, lm: LanguageModel, pairs: Pairs, report: Report = quiet) -> Scores:
         passes = Passes(lm, pairs)
         found = head_outputs(passes, self.position, self.batch_prompts, report)
-        gap = found.z[found.positive].mean(0) - found.z[~found.positive].mean(0)
-        norms = [passes.anatomy.written(layer, row).norm(dim=-1) for layer, row in enumerate(gap)]
-        return Scores("mean_difference", torch.stack(norms).cpu(), passes.cost.stop())
+        gaps = found.z[found.positive] - found.z[~found.positive]
+        answers = same_answers(pairs.clean) if self.by_answer else torch.zeros(len(pairs), dtype=torch.int64)
+        norms = torch.zeros(passes.anatomy.n_layers, passes.anatomy.n_heads)
+        for answer in answers.unique():
+            share = float((answers == answer).float().mean())
+            for layer, gap in enumerate(gaps[answers == answer].mean(0)):
+                norms[layer] += share * passes.anatomy.written(layer, gap.to(lm.device)).norm(dim=-1).cpu()
+        return Scores("mean_difference", norms, passes.cost.stop())
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,17 @@ def split_inputs(anatomy: Anatomy) -> Iterator[Callable[[int], NamedHook]]:
     Raises:
         SaelabError: this model's attention cannot be split so.
     """
-    bridge: Any = anatomy.lm.bridge
+    with anatomy.lm.hooked([]) as any_bridge:  # no other thread runs the model meanwhile
+        bridge: Any = any_bridge
+        try:
+            _split(anatomy, bridge)
+            yield lambda layer: (f"blocks.{layer}.attn.hook_pattern", lambda value, hook: None)
+        finally:
+            bridge.set_use_split_qkv_input(False)
+            bridge.set_use_hook_mlp_in(False)
+
+
+def _split(anatomy: Anatomy, bridge: Any) -> None:
     try:
         bridge.set_use_split_qkv_input(True)
         bridge.set_use_hook_mlp_in(anatomy.has_mlps)
@@ -186,11 +196,6 @@ def split_inputs(anatomy: Anatomy) -> Iterator[Callable[[int], NamedHook]]:
             f"attention of {anatomy.lm.identity['name']} cannot be split into what its heads read: {error}",
             fix="use attribution, which needs no edges",
         ) from error
-    try:
-        yield lambda layer: (f"blocks.{layer}.attn.hook_pattern", lambda value, hook: None)
-    finally:
-        bridge.set_use_split_qkv_input(False)
-        bridge.set_use_hook_mlp_in(False)
 
 
 def strongest_edges(edges: Edges, anatomy: Anatomy) -> tuple[Tensor, Tensor | None]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from saelab import __version__
 from saelab.circuits import faithfulness as faith
+from saelab.circuits.anatomy import Anatomy
 from saelab.circuits.pairs import Pairs, competence, draw
 from saelab.circuits.parts import SCHEMA, Parts
 from saelab.circuits.patching import ActivationPatching
@@ -61,7 +62,8 @@ class _Experiment:
     def document(self) -> dict[str, Any]:
         plan, known = self.plan, self.competence
         exact = self.exact
-        truths = {f"{cut:g}": truth for cut, truth in by_patching(exact, known["clean"] - known["corrupted"]).items()}
+        by_cut_off = by_patching(exact, known["clean"] - known["corrupted"], plan.cut_offs)
+        truths = {f"{cut_off:g}": truth for cut_off, truth in by_cut_off.items()}
         truths |= {truth.source: truth for truth in published(self.lm, plan.task)}
         found = {label: self.scores(label) for label in plan.entries}
         return {
@@ -70,6 +72,7 @@ class _Experiment:
             "model": self.lm.identity,
             "task": plan.task,
             "shape": list(exact.heads.shape),
+            "kv_heads": Anatomy.of(self.lm).n_kv_heads,
             "prompts": {"truth": plan.truth_prompts, "curves": plan.curve_prompts},
             "competence": known,
             "truths": {name: truth_json(truth) for name, truth in truths.items()},
@@ -118,7 +121,7 @@ class _Experiment:
             pairs = draw(self.plan.task, entry.prompts, "train", seed, self.lm)
             return scores_json(entry.build(seed)(self.lm, pairs, partial(self.tell, f"{label}, seed {seed}")))
 
-        settings = [entry.method, entry.prompts, dict(entry.settings)]
+        settings = [entry.method, entry.prompts, asdict(entry.build(seed=0))]  # what is not set is part of it too
         seeds = range(self.plan.seeds)
         return [self.part(f"{entry.method}/seed{seed}", settings, partial(make, seed)) for seed in seeds]
 

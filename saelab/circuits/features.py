@@ -63,7 +63,7 @@ def attribute_features(
     Raises:
         SaelabError: it reconstructs another hook than it reads.
     """
-    _check(sae)
+    check_reads_itself(sae)
     passes = Passes(lm, pairs)
     latents = torch.zeros(sae.n_latents)
     most = torch.zeros(2, sae.n_latents)
@@ -77,7 +77,7 @@ def attribute_features(
         whole = ((clean - corrupted) * slope).sum(2)
         total += float(whole.sum())
         masked += float(whole[~keep].sum())
-        says = [_coded(sae, x[keep]) for x in (clean, corrupted)]
+        says = [coded(sae, x[keep]) for x in (clean, corrupted)]
         along = slope[keep] @ sae.W_dec.T.float()  # [tok, latent]
         gained = ((says[0] - says[1]) * along).sum(0).cpu()
         latents += gained
@@ -95,14 +95,14 @@ def patch_features(
 ) -> Tensor:
     """`[latent]`: the true loss of score where each of some latents has its corrupted value and all else stays, the
     SAE's error included: what `attribute_features` estimates."""
-    _check(sae)
+    check_reads_itself(sae)
     passes = Passes(lm, pairs)
     loss = torch.zeros(len(latents), len(pairs))
     for rows, some in pairs.batches(batch_prompts):
         values = [passes.record(prompts, [hook.name]) for prompts in (some.clean, some.corrupted)]
         clean, corrupted = (found.values[hook.name].flatten(2).float() for found in values)
         keep = mask.keep(some.clean.tokens, hook.name, clean) & mask.keep(some.corrupted.tokens, hook.name, corrupted)
-        gap = _coded(sae, clean[keep]) - _coded(sae, corrupted[keep])
+        gap = coded(sae, clean[keep]) - coded(sae, corrupted[keep])
         for row, latent in zip(loss, latents, strict=True):
             shift = torch.zeros_like(clean)
             shift[keep] = gap[:, latent, None] * sae.W_dec[latent].float()
@@ -111,7 +111,12 @@ def patch_features(
     return loss.mean(1)
 
 
-def _check(sae: SAE) -> None:
+def check_reads_itself(sae: SAE) -> None:
+    """Raise where an SAE reconstructs another hook than it reads.
+
+    Raises:
+        SaelabError: it is a transcoder.
+    """
     if sae.identity.transcoder:
         raise SaelabError(
             "a transcoder explains another hook than it reads, and this needs what both carry",
@@ -121,7 +126,7 @@ def _check(sae: SAE) -> None:
 
 
 @torch.no_grad()
-def _coded(sae: SAE, x: Tensor) -> Tensor:
+def coded(sae: SAE, x: Tensor) -> Tensor:
     """`[tok, latent]`."""
     return sae.encode(x).to_dense().float()
 

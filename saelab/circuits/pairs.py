@@ -15,6 +15,9 @@ from saelab.tasks import TASKS, Metric, Prompts, Split, Task, answer, check_comp
 _CORRUPTION = 1_000_003
 """Added to a seed for what corrupted prompts show, so that it is drawn apart from the prompts."""
 
+_ENOUGH = 8
+"""Prompts that have to share their answers, on average, for each answer to be looked at apart."""
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -42,6 +45,8 @@ class Pairs:
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Pairs]]:
         """All pairs, those of a length together: `[row]` numbers, and the pairs."""
+        if size < 1:
+            raise SettingError("batch_prompts", f"must be at least 1, found {size}")
         for rows in self.clean.end.argsort(stable=True).split(size):
             yield rows, self.take(rows)
 
@@ -115,6 +120,13 @@ def competence(lm: LanguageModel, pairs: Pairs, at_least: float = 0.8) -> Compet
             fix="take another model or task",
         )
     return Competence(accuracy, clean, corrupted)
+
+
+def same_answers(prompts: Prompts) -> Tensor:
+    """`[prompt]` int64: which prompts have the same right answers; all are one where too few share them."""
+    answers = prompts.right.unique(dim=0, return_inverse=True)[1]
+    shared = len(prompts) / (int(answers.max()) + 1)
+    return answers if shared >= _ENOUGH else torch.zeros_like(answers)
 
 
 def rows_of(n: int, seed: int) -> Tensor:

@@ -13,7 +13,6 @@ from saelab.circuits.anatomy import mlp_hook, stream_hook, z_hook
 from saelab.circuits.pairs import Pairs
 from saelab.circuits.passes import Passes, repeated
 from saelab.circuits.scores import Report, Scores, quiet
-from saelab.errors import SettingError
 from saelab.lm.model import LanguageModel
 from saelab.lm.resume import NamedHook
 from saelab.tasks import Prompts
@@ -120,10 +119,6 @@ class _Run:
     batch_prompts: int
     mlps: bool
     report: Report
-
-    def __post_init__(self) -> None:
-        if self.batch_prompts < 1:
-            raise SettingError("batch_prompts", f"must be at least 1, found {self.batch_prompts}")
 
 
 def _outputs(passes: Passes, mlps: bool) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from saelab.circuits.faithfulness import Ablation
 from saelab.circuits.scores import METHODS, Method
+from saelab.circuits.truth import CUT_OFF, OTHER_CUT_OFFS
 from saelab.errors import SettingError
 
 
@@ -48,6 +49,7 @@ STANDARD: Mapping[str, Entry] = {
     "EAP-IG": Entry("eap_ig"),
     "direct logits": Entry("direct"),
     "mean difference": Entry("mean_difference"),
+    "mean difference, by answer": Entry("mean_difference", 32, {"by_answer": True}),
     "codes (paper)": Entry("codes", 250),
     "codes (paper), null off": Entry("codes", 250, {"null": 20}),
     "code edges (paper)": Entry("code_edges", 250),
@@ -66,6 +68,8 @@ class Plan:
         entries: by label.
         seeds: of prompts and methods; prompts are of the training split.
         truth_prompts, curve_prompts: pairs of the test split.
+        cut_offs: shares of the whole effect from which on a head is in the circuit by exact patching, the chosen one
+            first. To be fixed before anything is measured.
         curves: labels whose faithfulness is measured (with scores of the first seed); random_orders: to compare with.
         together: heads, those whose patching loses most by the ground truth, that are ablated together; sets: matched
             ones to compare with.
@@ -76,6 +80,7 @@ class Plan:
     seeds: int = 5
     truth_prompts: int = 48
     curve_prompts: int = 32
+    cut_offs: tuple[float, ...] = (CUT_OFF, *OTHER_CUT_OFFS)
     curves: tuple[str, ...] = ()
     random_orders: int = 10
     together: Annotated[int, "0: not at all"] = 5
@@ -84,6 +89,14 @@ class Plan:
     at_least: Annotated[float, "accuracy below which a model is held not to do the task"] = 0.8
 
     def __post_init__(self) -> None:
+        if (
+            not self.cut_offs
+            or len(set(self.cut_offs)) < len(self.cut_offs)
+            or not all(0 < x < 1 for x in self.cut_offs)
+        ):
+            raise SettingError(
+                "cut_offs", f"one or more shares between 0 and 1, each once, found {list(self.cut_offs)}"
+            )
         for label in self.curves:
             if label not in self.entries:
                 raise SettingError("curves", f"there is no entry '{label}'", fix=f"one of {', '.join(self.entries)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -97,6 +97,8 @@ class Scores:
 
 class Method(Protocol):
     """A frozen dataclass of settings that can be called on a model and pairs."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __call__(self, lm: LanguageModel, pairs: Pairs, report: Report = quiet) -> Scores: ...
 

@@ -37,8 +37,10 @@ class Truth:
     effects: Tensor | None = None
 
 
-def by_patching(exact: Scores, effect: float) -> dict[float, Truth]:
-    """One truth for each cut-off, `CUT_OFF` first.
+def by_patching(
+    exact: Scores, effect: float, cut_offs: Sequence[float] = (CUT_OFF, *OTHER_CUT_OFFS)
+) -> dict[float, Truth]:
+    """One truth for each cut-off, in their order.
 
     Args:
         exact: of `ActivationPatching`, on prompts that no other method sees.
@@ -46,8 +48,8 @@ def by_patching(exact: Scores, effect: float) -> dict[float, Truth]:
     """
     shares = exact.heads / effect
     return {
-        cut_off: Truth(f"exact patching, at least {cut_off:.0%} of the effect", shares.abs() >= cut_off, shares)
-        for cut_off in (CUT_OFF, *OTHER_CUT_OFFS)
+        cut_off: Truth(f"exact patching, at least {100 * cut_off:g} % of the effect", shares.abs() >= cut_off, shares)
+        for cut_off in cut_offs
     }
 
 

@@ -77,11 +77,9 @@ def _print_json(document: Any) -> None:
 
 
 def _load(config: Path, override: list[str] | None) -> Any:
-    from saelab.cli.schema import RunConfig
-    from saelab.cli.shipped import find
-    from saelab.config import load_config
+    from saelab.cli.configs import load_run
 
-    return load_config(RunConfig, find(config), override or [])
+    return load_run(config, override or [])
 
 
 def _group(config: Path, override: list[str] | None, reporter: Any) -> Any:
@@ -192,6 +190,28 @@ def compare_(
         out.print(*paths, sep="\n", highlight=False, soft_wrap=True, markup=False)
     for group in groups:
         group.check_failures()
+
+
+@app.command(name="circuit")
+def circuit_(
+    config: Config,
+    override: Override = None,
+    fresh: Fresh = False,
+    only: Annotated[list[str] | None, typer.Option("--only", help="run this method alone; may be repeated")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find which heads of a model do a task, by many methods, and what each is worth. The same command again goes on.
+
+    Writes circuit.json, a report page and a file for MIB's circuit track of each method. Shipped: circuits/ioi,
+    circuits/greater_than, circuits/agreement, circuits/docstring, circuits/induction.
+    """
+    from saelab.cli.circuit import circuit, place_of, show
+    from saelab.cli.configs import load_circuit
+    from saelab.files import read_json
+
+    loaded, reporter = load_circuit(config, override or []).only(only or ()), _reporter(as_json)
+    found = circuit(loaded, reporter, fresh=fresh)
+    _print_json(read_json(place_of(loaded).document)) if as_json else show(found, place_of(loaded), reporter)
 
 
 @app.command(name="eval")

@@ -21,32 +21,28 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of YAML")] = False,
 ) -> None:
     """Print the resolved config, every default filled in."""
-    from saelab.cli.schema import RunConfig
-    from saelab.cli.shipped import find
-    from saelab.config import as_dict, load_config, to_yaml
+    from saelab.cli.configs import load_either
+    from saelab.config import as_dict, to_yaml
 
-    loaded = load_config(RunConfig, find(config), override or [])
+    loaded = load_either(config, override or [])
     typer.echo(json.dumps(as_dict(loaded), indent=2) if as_json else to_yaml(loaded), nl=as_json)
 
 
 @app.command()
 def validate(config: Config, override: Override = None) -> None:
     """Check a config, and every member of what it sweeps or compares; 0 where it is good."""
-    from saelab.cli.expand import compared, swept
-    from saelab.cli.schema import RunConfig
-    from saelab.cli.shipped import find
-    from saelab.config import config_sha256, load_config
+    from saelab.cli.configs import checked
 
-    loaded = load_config(RunConfig, find(config), override or [])
-    members = compared(loaded, loaded.compare.seeds[0]) if loaded.compare else swept(loaded)
-    many = f", {len(members)} SAEs on one stream" if len(members) > 1 else ""
-    typer.echo(f"{config}: good (sha256 {config_sha256(loaded)[:16]}{many})")
+    typer.echo(f"{config}: good ({checked(config, override or [])})")
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    circuit: Annotated[bool, typer.Option("--circuit", help="of configs for `saelab circuit`")] = False,
+) -> None:
     """Print the JSON schema, for editors: every key, type, default and description."""
+    from saelab.cli.circuit_schema import CircuitConfig
     from saelab.cli.schema import RunConfig
     from saelab.config import json_schema
 
-    typer.echo(json.dumps(json_schema(RunConfig), indent=2))
+    typer.echo(json.dumps(json_schema(CircuitConfig if circuit else RunConfig), indent=2))

@@ -43,7 +43,7 @@ def _blueprint(choice: Choice, *, transcoder: bool = False, skip: bool = False) 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def _check_name(key: str, name: str) -> None:
+def check_name(key: str, name: str) -> None:
     if not _NAME.fullmatch(name):
         raise SettingError(key, f"a name has up to 100 letters, digits, '.', '_' and '-', found '{name}'")
 
@@ -96,7 +96,7 @@ class CompareSpec:
 
     def __post_init__(self) -> None:
         for name in self.members:
-            _check_name(f"members.{name}", name)
+            check_name(f"members.{name}", name)
         if len(self.curve) > 1:
             raise SettingError("curve", f"one setting varies along it, found {', '.join(self.curve)}")
         if not self.members and not self.curve:
@@ -147,7 +147,7 @@ class RunConfig:
     compare: Annotated[CompareSpec | None, "what `saelab compare` trains and sets beside each other"] = None
 
     def __post_init__(self) -> None:
-        _check_name("name", self.name)
+        check_name("name", self.name)
         for key, hook in (("hook", self.hook), ("target_hook", self.target_hook)):
             if hook is not None and hook not in self.activations.hooks:
                 raise SettingError(

@@ -134,7 +134,7 @@ def _look(path: Path, depth: int) -> Found:
     try:
         if is_run(path):
             return Found((path,), {})
-        inside = _directories(path) if depth else []
+        inside = directories(path) if depth else []
     except OSError as error:
         return Found((), {path: _refused(error)})
     below = [_look(directory, depth - 1) for directory in inside]
@@ -145,7 +145,7 @@ def _look(path: Path, depth: int) -> Found:
     return Found(runs, others)
 
 
-def _directories(path: Path) -> list[Path]:
+def directories(path: Path) -> list[Path]:
     """Where runs may lie directly inside `path`."""
     return sorted(
         inside

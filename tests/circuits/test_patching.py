@@ -163,6 +163,23 @@ def test_mlp_hooks_are_those_of_the_bridge(word_lm):
     assert word_lm.hook(mlp_hook(0)).shape == (32,)
 
 
+def test_no_prompts_at_once(word_lm, pairs):
+    with pytest.raises(SaelabError, match="batch_prompts: must be at least 1, found 0"):
+        METHODS["attribution"](batch_prompts=0)(word_lm, pairs)
+
+
+def test_edges_leave_the_bridge_as_it_was(word_lm, pairs, monkeypatch):
+    monkeypatch.setattr(word_lm.bridge, "set_use_hook_mlp_in", refuse)
+    with pytest.raises(SaelabError, match="cannot be split into what its heads read: no such hook"):
+        METHODS["eap"]()(word_lm, pairs)
+    assert not word_lm.bridge.cfg.use_split_qkv_input
+
+
+def refuse(wanted: bool) -> None:
+    if wanted:
+        raise NotImplementedError("no such hook")
+
+
 def test_a_model_without_heads_is_refused():
     bridge = SimpleNamespace(hook_dict={z_hook(0): None})
     lm: Any = SimpleNamespace(bridge=bridge, n_layers=2, identity={"name": "states"})

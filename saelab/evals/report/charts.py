@@ -21,7 +21,7 @@ _LARGE, _MIDDLE, _SMALL, _CROWD = 4.4, 3.2, 2.2, 120
 _WIDEST = 44
 """A bar is not wider."""
 _MOST_AREAS, _MOST_INTERVALS = 3, 8
-"""With more series, intervals are thin lines instead of areas; with still more, lines are drawn without."""
+"""With more series that have any, intervals are thin lines instead of areas; with still more, there are none."""
 _TOLD = 6
 
 Series = Mapping[str, Sequence[Point]]
@@ -156,9 +156,10 @@ def _marks(frame: _Frame, name: str, found: Sequence[Point], number: int, *, joi
     joined = joined and len(places) > 1
     many = sum(map(len, among.values()))
     dotted = not joined or (many <= _MOST_DOTS and len(found) <= _MOST_OWN)
+    between = sum(any(point.low is not None for point in series) for series in among.values())
     parts = []
-    if not joined or len(among) <= _MOST_INTERVALS:
-        parts.append(_intervals(frame, along, area=joined and len(among) <= _MOST_AREAS))
+    if not joined or between <= _MOST_INTERVALS:
+        parts.append(_intervals(frame, along, area=joined and between <= _MOST_AREAS))
     if joined:
         last = f"<title>{text(f'{name}, at last {said(along[-1].y)}')}</title>"
         parts.append(f'<path class="line" d="{line(places)}">{last}</path>')
