@@ -82,7 +82,7 @@ class Plan:
     curve_prompts: int = 32
     cut_offs: tuple[float, ...] = (CUT_OFF, *OTHER_CUT_OFFS)
     curves: tuple[str, ...] = ()
-    random_orders: int = 10
+    random_orders: int = 40
     together: Annotated[int, "0: not at all"] = 5
     sets: int = 20
     ablation: Ablation = "corrupted"

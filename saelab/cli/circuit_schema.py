@@ -55,7 +55,7 @@ class CurveSpec:
 
     methods: Annotated[tuple[str, ...], "of the table, by name"] = ()
     prompts: Annotated[int, "pairs, of templates that no method sees"] = 32
-    random: Annotated[int, "circuits of random heads to compare with"] = 10
+    random: Annotated[int, "orders of random heads to compare with"] = 40
     ablation: Annotated[
         Ablation, "what heads outside carry: activations of the corrupted prompt, their mean, nothing"
     ] = "corrupted"

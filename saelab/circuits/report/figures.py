@@ -13,6 +13,8 @@ _GRID = np.linspace(0, 1, 41)
 """False positive rates at which curves of several seeds are averaged."""
 KINDS = {"strength": "strongest first", "signed": "most helpful first"}
 """Orders in which heads are taken, in words."""
+_BAND = (0.05, 0.95)
+"""Of random orders: one of them now and then begins with a head that matters, so that the most of many says little."""
 KEPT, LEFT, RANDOM = "kept by the circuit", "left without it", "random circuits"
 
 Points = list[list[float | str]]
@@ -97,12 +99,12 @@ def all_kept(found: Findings, kind: str) -> Chart:
 
 
 def random_band(found: Findings) -> Points:
-    """By size: mean, least and most of random orders."""
+    """By size: the mean of random orders, and between what 90 % of them lie."""
     by_size: dict[int, list[float]] = {}
     for curve in found.random:
         for size, value in _sized(curve.sizes, curve.faithfulness):
             by_size.setdefault(size, []).append(value)
-    return [[size, float(np.mean(own)), min(own), max(own)] for size, own in sorted(by_size.items())]
+    return [[size, float(np.mean(own)), *map(float, np.quantile(own, _BAND))] for size, own in sorted(by_size.items())]
 
 
 def truth_name(name: str) -> str:

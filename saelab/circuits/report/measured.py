@@ -38,7 +38,7 @@ def faithfulness(found: Findings) -> str:
         f"All heads outside a circuit carry {found.ablation} activations, on {count(found.curve_prompts, 'prompt')} of "
         "templates that no method saw; MLPs answer to what the heads say. 1 is the whole model, 0 the model with all "
         "heads ablated. What is left without a circuit should be near 0. Bands: 95 % over prompts; of random circuits, "
-        f"the least and the most of {len(found.random)}."
+        f"90 % of {len(found.random)}."
     )
     single = [one for label in found.curves for one in curves_of(found, label)]
     overview = gallery(all_curves(found))
