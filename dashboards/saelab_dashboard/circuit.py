@@ -69,14 +69,13 @@ def _method(name: str, found: Findings) -> str:
 def _heads(found: Findings, label: str) -> None:
     """The heads of a method's circuit and, where an SAE was looked at, the latents that each of them feeds."""
     scores, truth, features = found.methods[label].scores[0].heads, found.truth, found.features
-    say: dict[str, Callable[[Head], str]] = {
+    name = _named(features) if features else str
+    say: dict[str, Callable[[Head], str]] = {"latents it feeds": partial(_fed, features, name)} if features else {}
+    say |= {
         "score": lambda at: render.number(float(scores[at])),
         "effect of patching": lambda at: "–" if truth.effects is None else render.number(float(truth.effects[at])),
         "in the ground truth": lambda at: "yes" if truth.members[at] else "no",
     }
-    name = _named(features) if features else str
-    if features:
-        say["latents it feeds"] = partial(_fed, features, name)
     columns = [head("head"), *(head(title, number=title in _NUMBERS) for title in say)]
     rows = [
         [head(f"{at[0]}.{at[1]}", row=True), *(cell(what(at), number=title in _NUMBERS) for title, what in say.items())]

