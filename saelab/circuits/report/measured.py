@@ -7,6 +7,7 @@ import numpy as np
 from saelab.circuits.findings import Findings
 from saelab.circuits.report import figures
 from saelab.circuits.report.table import Cell, method_table, rounded
+from saelab.circuits.together import Together
 from saelab.evals.base import Table
 from saelab.evals.report.marks import Point
 from saelab.evals.report.pieces import figure, framed, gallery, grid, legend, paragraph
@@ -15,6 +16,8 @@ from saelab.evals.report.words import count, said
 
 _GREY = 8
 """The look of what is compared with."""
+KEPT = {figures.KEPT: 0, figures.LEFT: 1, figures.RANDOM: _GREY}
+"""The looks of what circuits keep."""
 
 
 def methods(found: Findings) -> str:
@@ -41,10 +44,9 @@ def faithfulness(found: Findings) -> str:
         f"the least and the most of {len(found.random)}."
     )
     looks = {label: n + (n >= _GREY) for n, label in enumerate(found.curves)} | {figures.RANDOM: _GREY}
-    own = {figures.KEPT: 0, figures.LEFT: 1, figures.RANDOM: _GREY}
     kinds = dict.fromkeys(kind for kinds in found.curves.values() for kind in kinds)
     overview = [figure(figures.all_kept(found, kind), looks) for kind in kinds]
-    single = [figure(figures.kept(found, label, kind), own) for label, kinds in found.curves.items() for kind in kinds]
+    single = [figure(figures.kept(found, label, kind), KEPT) for label, kinds in found.curves.items() for kind in kinds]
     return f'{paragraph(told, "dim")}{gallery(overview)}<div class="table">{_areas(found)}</div>{gallery(single)}'
 
 
@@ -64,9 +66,18 @@ def _areas(found: Findings) -> str:
 
 def together(found: Findings) -> str:
     """Heads ablated at once, beside sets that are like them."""
-    known = found.together
-    if known is None:
+    if found.together is None:
         return ""
+    title, caption, drawn = drawn_together(found.together)
+    return gallery([framed(title, caption, drawn + legend(TOGETHER))], pairs=False)
+
+
+TOGETHER = {"these heads": 0, "matched sets": _GREY}
+"""What is drawn, and the looks of it."""
+
+
+def drawn_together(known: Together) -> tuple[str, str, str]:
+    """A title, what is to be seen in words, and the picture."""
     named = ", ".join(f"{layer}.{head}" for layer, head in known.heads)
     title = f"The {len(known.heads)} heads whose patching loses most, ablated together"
     as_much = sum(loss >= known.loss for loss in known.matched)
@@ -78,5 +89,4 @@ def together(found: Findings) -> str:
     lines = {"these heads": [Dot(0, Point(named, known.loss), f"{named}: {said(known.loss, 3)}")]}
     for number, loss in enumerate(sorted(known.matched, reverse=True), 1):
         lines[f"set {number}"] = [Dot(_GREY, Point("", loss), f"a matched set: {said(loss, 3)}")]
-    drawn = rows(caption, lines, "loss of score", mark=0.0)
-    return gallery([framed(title, caption, drawn + legend({"these heads": 0, "matched sets": _GREY}))], pairs=False)
+    return title, caption, rows(caption, lines, "loss of score", mark=0.0)

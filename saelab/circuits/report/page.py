@@ -22,12 +22,12 @@ def of_findings(found: Findings) -> str:
         _header(found),
         [part for part in _sections(found) if part.body],
         footer="Heads are named layer.head, counted from 0. ± is one standard deviation over seeds.",
-        styles=[_style()],
+        styles=[style()],
     )
 
 
 @cache
-def _style() -> str:
+def style() -> str:
     return files("saelab.circuits.report").joinpath("style.css").read_text(encoding="utf-8") + heat.style()
 
 

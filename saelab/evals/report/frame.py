@@ -26,11 +26,11 @@ def frame(
         f'<div class="columns">{contents(parts)}<main>{above}{"".join(map(section, parts))}</main></div>\n'
         f"<footer>saelab {__version__}. {render.text(footer)}</footer>"
     )
-    return document.document(title, body, _style(), render.STYLE, charts.STYLE, *styles)
+    return document.document(title, body, style(), render.STYLE, charts.STYLE, *styles)
 
 
 @cache
-def _style() -> str:
+def style() -> str:
     """The sheet, and what is generated: colours by number, and what pointing at one of many dims."""
     sheet = files("saelab.evals.report").joinpath("style.css").read_text(encoding="utf-8")
     colours = "".join(f".c{i} {{ --c: var(--c{i}); }}\n" for i in range(COLOURS))
