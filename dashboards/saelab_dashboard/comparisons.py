@@ -29,10 +29,9 @@ def show() -> None:
 
 
 def _found() -> dict[str, Path]:
-    """`<name>/<name>.json` above `<name>/seed-<n>/<member>`."""
+    """By name: the file that stands above `<name>/seed-<n>/<member>`."""
     groups = sorted({path.absolute().parents[1] for path in session.served().values()})
-    files = [group / f"{group.name}.json" for group in groups]
-    return {path.stem: path for path in files if path.is_file()}
+    return {group.name: group / family.FILE for group in groups if (group / family.FILE).is_file()}
 
 
 def _show(path: Path, found: FamilyTable) -> None:
@@ -43,7 +42,7 @@ def _show(path: Path, found: FamilyTable) -> None:
         for name, *cells in rows
     )
     notes = "".join(f"<p class='sl-dim'>{render.text(note)}</p>" for note in family.notes(found))
-    st.html(table(f"comparison {path.stem}", heads, body) + notes)
+    st.html(table(f"comparison {path.parent.name}", heads, body) + notes)
     picture = path.with_suffix(".png")
     if picture.is_file():
         st.html(_image(picture, "FVU and CE score of each member against its L0; the numbers are in the table above"))

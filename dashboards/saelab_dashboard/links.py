@@ -23,6 +23,7 @@ _TITLES = {
     "steer": ("Steer", "tune"),
     "compare": ("Compare", "compare_arrows"),
     "runs": ("Runs", "show_chart"),
+    "circuits": ("Circuits", "account_tree"),
 }
 """Title and icon by the name of a page's module."""
 
@@ -76,12 +77,12 @@ def _show(name: str) -> Callable[[], None]:
     return show
 
 
-def href(page: str, run: str, /, **params: Any) -> str:
-    """The relative address of a page about a run; parameters that are None are left out."""
+def href(page: str, run: str | None, /, **params: Any) -> str:
+    """The relative address of a page about a run, or about none; parameters that are None are left out."""
     return f"{'./' if page == _FIRST else page}?{urlencode(_params(run, params))}"
 
 
-def anchor(content: str, page: str, run: str, /, *, attributes: str = "", **params: Any) -> str:
+def anchor(content: str, page: str, run: str | None, /, *, attributes: str = "", **params: Any) -> str:
     """A link around `content`, which is HTML, as are `attributes`."""
     return f'<a class="sl-link" {attributes} href="{html.escape(href(page, run, **params))}">{content}</a>'
 
@@ -114,5 +115,5 @@ def _follower() -> Any:
     return v2.component("saelab_links", js=_FOLLOW)
 
 
-def _params(run: str, params: Mapping[str, Any]) -> dict[str, str]:
-    return {"run": run} | {key: str(value) for key, value in params.items() if value is not None}
+def _params(run: str | None, params: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in {"run": run, **params}.items() if value is not None}

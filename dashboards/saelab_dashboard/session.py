@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,14 @@ class OpenRun:
 
 @st.cache_data(ttl=5, show_spinner=False)
 def _served(roots: tuple[str, ...]) -> dict[str, Path]:
+    return named(roots, lambda root: find_runs(root).runs)
+
+
+def named(roots: Sequence[str], find: Callable[[Path], Iterable[Path]]) -> dict[str, Path]:
+    """What `find` finds below the roots, by the names it goes by in addresses."""
     found = {}
     for root in map(Path, roots):
-        for path in find_runs(root).runs if root.is_dir() else ():
+        for path in find(root) if root.is_dir() else ():
             inside = path.resolve().name if path == root else str(path.relative_to(root))
             found[inside if len(roots) == 1 else str(path)] = path
     return found
@@ -65,11 +70,12 @@ def _served(roots: tuple[str, ...]) -> dict[str, Path]:
 
 def served() -> dict[str, Path]:
     """Runs by the names they go by in addresses. A name is looked up here, and never made into a path."""
-    return _served(tuple(_roots()))
+    return _served(roots())
 
 
-def _roots() -> list[str]:
-    return sys.argv[1:] or ["runs"]
+def roots() -> tuple[str, ...]:
+    """The directories that the app was asked for."""
+    return tuple(sys.argv[1:]) or ("runs",)
 
 
 def asked() -> str | None:
@@ -87,7 +93,7 @@ def chosen() -> OpenRun:
     """The run that is looked at. Where there is none of that name, says so and ends the page."""
     runs, name = served(), asked()
     if name is None:
-        states.no_runs(_roots())
+        states.no_runs(roots())
     if name not in runs:
         states.unknown_run(name, list(runs))
     st.session_state[RUN] = name
@@ -115,6 +121,20 @@ def open_run(name: str) -> OpenRun:
         except SaelabError as error:
             problem = error
     return OpenRun(name, directory, found, bundle, problem)
+
+
+def indexed_as(sae_sha256: str) -> OpenRun | None:
+    """The first run that is served with an index of that very SAE."""
+    return next((open_run(name) for name, path in served().items() if _indexed(path / "index") == sae_sha256), None)
+
+
+@st.cache_data(ttl=5, show_spinner=False)
+def _indexed(index: Path) -> str | None:
+    """The SAE that an index is of."""
+    try:
+        return str(read_json(index / MANIFEST)["sae"]["sha256"])
+    except (SaelabError, KeyError, TypeError):
+        return None
 
 
 def _first(runs: dict[str, Path]) -> str | None:

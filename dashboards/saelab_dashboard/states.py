@@ -36,8 +36,13 @@ def box(kind: Kind, title: str, body: str = "", command: str = "") -> None:
 
 
 def no_runs(roots: Sequence[str]) -> NoReturn:
+    nothing("There are no runs here yet", roots, "This trains one:", "saelab run demo")
+
+
+def nothing(title: str, roots: Sequence[str], what: str, command: str) -> NoReturn:
+    """None of what a page is about lies below the roots; `what` says, as HTML, what the command does."""
     where = ", ".join(f"<code>{render.text(root)}</code>" for root in roots)
-    say("info", "There are no runs here yet", f"Looked in {where}. This trains one:", "saelab run demo")
+    say("info", title, f"Looked in {where}. {what}", command)
 
 
 def unknown_run(name: str, known: Sequence[str]) -> NoReturn:

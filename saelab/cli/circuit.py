@@ -22,6 +22,7 @@ from saelab.cli.console import Reporter
 from saelab.cli.stages import Loaded
 from saelab.config import config_sha256, to_yaml
 from saelab.errors import SaelabError
+from saelab.evals.report.words import count
 from saelab.features.live import Live
 from saelab.files import read_json, write_json, write_text
 from saelab.lm.model import LanguageModel
@@ -125,7 +126,7 @@ def show(found: Findings, place: CircuitDirectory, reporter: Reporter) -> None:
     console.print()
     said = (
         f"AUC against {inside} of {total} heads ({found.truth.source}) and other cut-offs; mean ± spread over "
-        f"{found.seeds} seeds; the model is right on {found.competence.accuracy:.0%} of prompts"
+        f"{count(found.seeds, 'seed')}; the model is right on {found.competence.accuracy:.0%} of prompts"
     )
     console.print(escape(said), style="dim", highlight=False, soft_wrap=True)
     for what, path in (

@@ -15,7 +15,7 @@ from saelab.cli.schema import RunConfig
 from saelab.cli.shipped import find
 from saelab.config import load_config
 from saelab.errors import SaelabError
-from saelab.evals.family import FamilyTable
+from saelab.evals.family import FILE, FamilyTable
 from saelab.evals.family import read as read_family
 from saelab.evals.records import find_runs, is_run
 from saelab.evals.report import Comparison, Member, Run, of_comparison, of_run, read
@@ -23,8 +23,6 @@ from saelab.files import write_text
 from saelab.training.run_directory import RunDirectory
 
 _SEED = re.compile(r"seed-\d+")
-_FAMILY = "family.json"
-"""What `saelab compare` writes beside its members."""
 
 
 def report(targets: Sequence[Path], output: Path | None = None) -> Path:
@@ -45,7 +43,8 @@ def report(targets: Sequence[Path], output: Path | None = None) -> Path:
     if len(runs) == 1:
         return _of_one(runs[0], output)
     root = targets[0] if len(targets) == 1 else _above(runs)
-    table = read_family(root / _FAMILY) if (root / _FAMILY).is_file() else None
+    written = root / FILE
+    table = read_family(written) if written.is_file() else None
     return _of_several(root, runs, table, output)
 
 

@@ -11,7 +11,7 @@ from saelab.circuits.findings import Findings
 from saelab.circuits.report import figures
 from saelab.circuits.report.drawing import draw
 from saelab.circuits.report.heat import heat, strongest
-from saelab.circuits.report.measured import KEPT, TOGETHER, drawn_together
+from saelab.circuits.report.measured import KEPT, drawn_together
 from saelab.circuits.report.table import method_table
 from saelab.errors import SettingError
 from saelab.evals.base import Chart
@@ -78,7 +78,7 @@ def together(found: Findings) -> Picture:
     if found.together is None:
         raise SettingError("found", "no heads were ablated together in it")
     named = ", ".join(f"{layer}.{head}" for layer, head in found.together.heads)
-    return framed(f"Heads {named} ablated together", drawn_together(found.together)[2], TOGETHER)
+    return framed(f"Heads {named} ablated together", drawn_together(found.together)[2])
 
 
 def places(found: Findings, labels: Sequence[str], n: int = 10) -> Written:

@@ -15,7 +15,7 @@ from pathlib import Path
 from saelab.circuits.report import page
 from saelab.errors import SettingError
 from saelab.evals.base import Chart
-from saelab.evals.report import charts, frame
+from saelab.evals.report import charts
 from saelab.evals.report.marks import LETTER, WIDTH, swatch
 from saelab.features.render import text
 from saelab.files import write_text
@@ -161,7 +161,10 @@ def _is_for(selector: str, known: set[str], tags: set[str]) -> bool:
 @cache
 def _sheet() -> list[tuple[str, str]]:
     """Rules of the sheets as selectors and declarations; those for some media only are left out."""
-    css = re.sub(r"/\*.*?\*/", "", frame.style() + page.style(), flags=re.DOTALL)
+    css = re.sub(r"/\*.*?\*/", "", page.style(), flags=re.DOTALL)
+    css = re.sub(r"light-dark\(([^,()]+),[^()]+\)", r"\1", css).replace(
+        "color-scheme: light dark", "color-scheme: light"
+    )
     css = re.sub(r"@media[^{]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}", "", css)
     return [
         (selector.strip(), declarations.strip()) for selector, declarations in re.findall(r"([^{}]+)\{([^{}]*)\}", css)

@@ -19,7 +19,7 @@ from saelab.circuits.report.drawing import draw
 from saelab.circuits.report.figures import all_kept, kept, random_band, rocs, short_name, truth_name
 from saelab.circuits.report.heads import about
 from saelab.circuits.report.heat import heat, level
-from saelab.circuits.report.latents import fed_by
+from saelab.circuits.report.latents import fed_by, feeds
 from saelab.circuits.report.layout import lay_out
 from saelab.circuits.report.table import method_table
 from saelab.evals.report.marks import WIDTH
@@ -140,6 +140,17 @@ def test_a_method_without_edges_has_the_residual_stream(found: Findings):
     assert len(by_class(svg, "head")) == 7
 
 
+def test_without_edges_parts_stand_beside_the_residual_stream_by_number(found: Findings):
+    layout = lay_out(found, "first")
+    lines = [[node for node in layout.nodes.values() if node.line == line] for line in range(layout.lines)]
+    (embedding,), *rungs, (logits,) = lines
+    assert embedding.x == logits.x < rungs[0][0].x
+    for rung in rungs:
+        assert sorted(rung, key=lambda node: node.x) == sorted(rung, key=lambda node: node.name)
+        assert min(node.x for node in rung) == rungs[0][0].x
+        assert max(node.x for node in rung) < 0.95
+
+
 def test_a_layer_of_many_heads_takes_several_lines():
     whole = document(seeds=1)
     whole |= {"shape": [2, 20], "kv_heads": 20, "curves": {}, "truths": {}, "methods": {}, "features": None}
@@ -151,7 +162,7 @@ def test_a_layer_of_many_heads_takes_several_lines():
     whole["circuit"] = {"method": "all", "heads": 40}
     layout = lay_out(findings(whole, "x"), "all")
     lines = [sum(node.line == line for node in layout.nodes.values()) for line in range(layout.lines)]
-    assert lines == [1, 7, 7, 6, 7, 7, 6, 1]
+    assert lines == [1, 6, 6, 6, 2, 6, 6, 6, 2, 1]
     places = [node.x for node in layout.nodes.values() if node.line == 1]
     assert min(b - a for a, b in pairwise(places)) > 0.13
 
@@ -197,6 +208,8 @@ def test_what_feeds_a_latent_is_named_strongest_first(found: Findings):
     first, second = found.features.latents
     assert fed_by(found.features, first.fed) == [((4, 0), 1.0), ((1, 2), 0.25)]
     assert fed_by(found.features, second.fed) == []
+    assert feeds(found.features, (4, 0)) == [(3, 1.0)]
+    assert feeds(found.features, (5, 3)) == []  # not looked at
 
 
 def test_methods_say_what_they_are(found: Findings):
@@ -234,13 +247,14 @@ def test_the_page_has_every_section_and_ends_all_it_begins(found: Findings):
     page = of_findings(found)
     titles = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
     assert titles == [
-        *("Methods", "The circuit", "Ground truth", "Scores of heads", "ROC curves", "What circuits keep"),
+        *("Methods", "The circuit", "Scores of heads", "ROC curves", "What circuits keep"),
         *("Ablated together", "Features", "Set-up"),
     ]
     assert not set(tags(page)) & {"script", "iframe", "img", "form", "link", "object", "embed"}
     assert "default-src 'none'" in page
     assert "of 2 sets of as many other heads" in page.lower()
     assert "none costs as much" in page
+    assert "<td><bdi>4.0 1; 1.2 0.25</bdi></td>" in page  # to the left: no number, though it begins as one
 
 
 def test_hostile_names_are_text():
@@ -257,7 +271,7 @@ def test_what_is_not_there_is_left_out():
     whole |= {"curves": {}, "together": None}
     whole["truths"]["0.02"]["effects"] = None
     page = of_findings(findings(whole, "x"))
-    assert "The circuit" not in re.findall(r"<h2[^>]*>(.*?)</h2>", page)
+    assert re.findall(r"<h2[^>]*>(.*?)</h2>", page)[:2] == ["Methods", "Ground truth"]
     assert "No config" in page
     tags(page)
 

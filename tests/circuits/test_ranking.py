@@ -58,7 +58,7 @@ def test_a_truth_for_each_cut_off_the_chosen_one_first():
     found = by_patching(scores([0.3, -0.12, 0.06, 0.0], signed=True), effect=5.0)
     assert list(found) == [CUT_OFF, 0.01, 0.05]
     assert [int(found[cut].members.sum()) for cut in (0.01, 0.02, 0.05)] == [3, 2, 1]
-    assert "at least 2%" in found[0.02].source
+    assert "at least 2 %" in found[0.02].source
 
 
 def test_published_circuits_have_the_sizes_of_their_lists():

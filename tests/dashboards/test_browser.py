@@ -5,6 +5,7 @@ Screenshots go to `$SAELAB_SCREENSHOTS`, where it is set.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from saelab.features import Bundle
+from tests.circuits.documents import SCRIPT, document
 
 from .conftest import MakeRun
 from .driver import Server, serving
@@ -22,8 +24,10 @@ from .driver import Server, serving
 pytestmark = pytest.mark.slow
 _WAIT_MS = 20_000
 expect.set_options(timeout=_WAIT_MS)
-_PROBE = re.compile(r"/features?/_stcore/(health|host-config)$")
+_PROBE = re.compile(r"/(features?|circuits)/_stcore/(health|host-config)$")
 """Opened at a page's own address, Streamlit asks there for its server first, and is told 404."""
+_PIECES = "[data-testid=stBidiComponentIsolated]"
+"""Where pieces of reports are."""
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +36,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun) -> Path:
     make_run(root / "tiny", n_latents=130)
     make_run(root / "signed", signed=True, hostile=True)
     make_run(root / "unindexed", index=False)
+    for name, text in (("hostile", SCRIPT), ("ioi", "")):
+        whole = document(text=text)
+        whole["features"]["sae_sha256"] = Bundle(root / "tiny" / "index").sae_sha256
+        (root / name).mkdir()
+        (root / name / "circuit.json").write_text(json.dumps(whole))
     return root
 
 
@@ -181,6 +190,30 @@ def test_hostile_text_does_nothing(page: Page, server: Server):
     expect(page.get_by_text("<script>document.title='broken'</script>").first).to_be_attached()
     assert "broken" not in page.title()
     assert page.locator("img[src=x]").count() == 0
+
+
+def test_a_circuit_is_looked_at_by_method_and_a_head_leads_to_a_latent(page: Page, server: Server, tmp_path: Path):
+    page.goto(f"{server.url}circuits?circuit=hostile")
+    first = page.get_by_role("img", name="Scores of edges<script>")
+    expect(first).to_be_visible(timeout=3 * _WAIT_MS)  # the page's libraries are loaded first
+    assert page.locator(f"{_PIECES} script").count() == 0
+    assert "broken" not in page.title()
+    page.get_by_role("region", name="experiments").get_by_role("link", name="ioi").click()
+    expect(page.get_by_role("img", name="Scores of edges, by layer and head")).to_be_visible()
+    page.get_by_role("combobox", name="Method").click()
+    page.get_by_role("option", name="first").click()
+    expect(page.get_by_role("img", name="Scores of first, by layer and head")).to_be_visible()
+    assert params(page) == "circuit=ioi&method=first"
+    sheet = page.locator(f"{_PIECES} figure").first
+    expect(sheet).to_have_css("background-color", "rgb(255, 255, 255)")
+    page.emulate_media(color_scheme="dark")  # which the page follows, and pieces follow the page
+    expect(sheet).to_have_css("background-color", "rgb(25, 28, 32)")
+    page.set_viewport_size({"width": 400, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.screenshot(path=Path(os.environ.get("SAELAB_SCREENSHOTS") or tmp_path) / "circuit-400-dark.png")
+    page.get_by_role("region", name="latents in the task").get_by_role("link", name="3").click()
+    heading(page, "Latent 3")
+    assert params(page) == "run=tiny&latent=3"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -11,7 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from saelab.cli.browse import app
-from saelab.evals.family import Comparison, FamilyTable, write
+from saelab.evals.family import FILE, Comparison, FamilyTable, write
 from saelab.evals.records import read_run
 from saelab.features import Bundle
 from saelab.features.annotations import Annotations
@@ -325,12 +325,12 @@ def test_a_comparison_is_shown_with_links_to_its_members(opened, runs):
         Comparison(("topk-8", HOSTILE[:8], "later"), (0,), curve=("topk-8",), label="topk"),
         {(name, 0): read_run(runs / "mine" / "seed-0" / name) for name in ("topk-8", HOSTILE[:8])},
     )
-    write(table, runs / "mine", "mine")
+    write(table, runs / "mine")  # as the command does, whatever the config is called
     page = shown(opened("runs", "mine/seed-0/topk-8"))
     assert 'aria-label="comparison mine"' in page
     assert 'href="./?run=mine%2Fseed-0%2Ftopk-8">topk-8' in page
     assert "&lt;script&gt;" in page
     assert '<img class="sl-picture" alt="FVU and CE score' in page
     assert "Not measured yet: later, seed 0: missing." in page
-    (runs / "mine" / "mine.json").write_text("{}")
+    (runs / "mine" / FILE).write_text("{}")
     assert "not a comparison of schema 1" in shown(opened("runs", "mine/seed-0/topk-8"))

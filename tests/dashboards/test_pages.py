@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from html.parser import HTMLParser
@@ -18,6 +19,7 @@ from saelab.features import Bundle
 from saelab.features.annotations import Annotations
 from saelab.features.bundle import FEATURES, PROGRESS
 from saelab.testing.bundles import HOSTILE
+from tests.circuits.documents import SCRIPT, document
 
 from .conftest import DASHBOARDS, MakeRun
 
@@ -350,6 +352,125 @@ def test_lists_are_offered_and_filter_the_table(tmp_path: Path, make_run: MakeRu
     assert sorted(latents(opened("features", show="list to <b>check</b>"))) == [4, 7]
 
 
+# -- circuits -----------------------------------------------------------------------------------------
+
+
+def experiment(path: Path, found: Any) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "circuit.json").write_text(json.dumps(found))
+    return path
+
+
+def drawn(page: AppTest) -> list[str]:
+    """HTML of the pieces of a report that a page shows."""
+    return [json.loads(element.proto.json)["body"] for element in page.get("bidi_component")]
+
+
+def test_no_circuits_come_with_the_command_that_looks_for_one(tmp_path: Path, make_run: MakeRun):
+    for found in (opened("circuits"), (make_run(tmp_path / "tiny"), opened("circuits"))[1]):
+        assert "There are no circuits here yet" in words(found)
+        assert str(tmp_path) in words(found)
+        assert found.code[0].value == "saelab circuit circuits/ioi"
+
+
+def test_a_circuit_is_shown_without_any_run(tmp_path: Path):
+    path = experiment(tmp_path / "a" / "ioi", document())
+    found = opened("circuits")
+    assert found.query_params == {"circuit": "a/ioi", "method": "edges"}
+    summary, maps, circuit, curves, methods = drawn(found)
+    assert "Which attention heads of some-model do the task “ioi”, as 3 methods say, with 2 seeds each" in summary
+    assert maps.count("<svg") == 2
+    assert 'aria-label="Scores of edges, by layer and head. ' in maps
+    assert 'aria-label="Circuit from the embedding at the bottom to the logits at the top. ' in circuit
+    assert "edges, strongest first" in curves
+    assert "0.910 ± 0.010" in methods
+    assert found.code[0].value == str(path / "circuit.html")
+
+
+def test_another_method_is_looked_at_and_the_address_follows(tmp_path: Path):
+    experiment(tmp_path / "ioi", document())
+    page = opened("circuits", method="third")
+    assert "Scores of third" in drawn(page)[1]
+    page.selectbox[0].select("first")
+    run(page)
+    assert page.query_params["method"] == "first"
+    assert "Scores of first" in drawn(page)[1]
+    assert opened("circuits", method="<b>none").selectbox[0].value == "edges"
+
+
+def test_circuits_are_listed_with_what_is_wrong_with_one(tmp_path: Path):
+    experiment(tmp_path / "broken", {"schema": 1})
+    experiment(tmp_path / "ioi", document())
+    experiment(tmp_path / "other", document(seeds=1))
+    found = opened("circuits", circuit="ioi")
+    assert "broken this is no circuit.json of this version of saelab: no &#x27;truths" in words(found)
+    assert re.search(r"ioi ioi asset:some-model 3 2 first 0.91 ", words(found))
+    assert 'aria-current="page" href="circuits?circuit=ioi"' in shown(found)
+    assert "There are no" not in words(found)
+    assert drawn(found)
+    wrong = opened("circuits")  # the first one is broken
+    assert f"{tmp_path}/broken/circuit.json" in words(wrong)
+    assert "saelab circuit CONFIG writes it anew" in words(wrong)
+    assert drawn(wrong) == []
+    (tmp_path / "broken" / "circuit.json").write_text("{")
+    assert "not a readable JSON file" in words(opened("circuits", circuit="broken"))
+
+
+@pytest.mark.parametrize("name", ["../ioi", "/etc", "<b>x</b>"])
+def test_a_name_that_is_no_circuit_is_refused_with_a_way_on(name: str, tmp_path: Path):
+    experiment(tmp_path / "ioi", document())
+    found = opened("circuits", circuit=name)
+    assert f"There is no circuit “{name.replace('<', '&lt;').replace('>', '&gt;')}” here" in words(found)
+    assert 'href="circuits?circuit=ioi"' in shown(found)
+    assert drawn(found) == []
+
+
+def test_a_circuit_that_is_written_anew_is_read_anew(tmp_path: Path):
+    path = experiment(tmp_path / "ioi", document()) / "circuit.json"
+    assert "2 seeds" in drawn(opened("circuits"))[0]
+    path.write_text(json.dumps(document(seeds=1)))
+    os.utime(path, ns=(1, 1))
+    assert "1 seed " in drawn(opened("circuits"))[0]
+
+
+def test_heads_lead_to_the_latents_they_feed_where_that_very_sae_is_served(tmp_path: Path, make_run: MakeRun):
+    whole = document()
+    whole["circuit"]["heads"] = 24
+    experiment(tmp_path / "ioi", whole)
+    bundle = Bundle(make_run(tmp_path / "tiny") / "index")
+    found = opened("circuits")
+    assert "cannot be opened here Their SAE is that of runs/ioi" in words(found)
+    assert re.search(r" 4\.0 3 1 \S+ \S+ yes ", words(found))
+    assert 'href="feature' not in shown(found)
+
+    whole["features"]["sae_sha256"] = bundle.sae_sha256
+    whole["features"]["latents"][1] |= {"latent": 12, "fed": [0.5, -0.25]}  # the index ends at 11
+    experiment(tmp_path / "ioi", whole)
+    found = opened("circuits")
+    assert "cannot be opened" not in words(found)
+    link = '<a class="sl-link"  href="feature?run=tiny&amp;latent=3">3</a>'
+    rows = dict(re.findall(r'<tr><th scope="row" class="">([^<]*)</th>(.*?)</tr>', shown(found)))
+    assert link in rows["4.0"]
+    assert rows["4.0"].index(link) < rows["4.0"].index("12 <small")
+    assert rows["1.2"].index("12 <small") < rows["1.2"].index(link)  # the strongest first
+    assert "latent=12" not in shown(found)
+    assert "behind the SAE" in rows["5.3"]
+    assert "not looked at" in rows["0.0"]
+
+
+def test_what_the_library_alone_wrote_is_shown_as_far_as_it_goes(tmp_path: Path):
+    whole = document(seeds=1)
+    for key in ("name", "features", "circuit", "config"):
+        del whole[key]
+    whole |= {"curves": {}, "together": None}
+    whole["truths"]["0.02"]["effects"] = None
+    experiment(tmp_path / "ioi", whole)
+    found = opened("circuits")
+    assert len(drawn(found)) == 3
+    assert "Heads of the circuit" not in words(found)
+    assert "What circuits keep" not in words(found)
+
+
 # -- text from models and people ----------------------------------------------------------------------
 
 
@@ -385,3 +506,34 @@ def test_hostile_text_is_text_on_every_page(tmp_path: Path, make_run: MakeRun):
         assert found.attributes <= ATTRIBUTES
         assert not set(shown(page)) & {"\0", "\x1b", "\u202e", "\u200b"}
         assert len(shown(page)) < 500_000
+
+
+def test_names_in_an_experiment_are_text_and_pieces_hold_what_their_component_lets_in(tmp_path: Path):
+    from saelab_dashboard import pieces
+
+    for number, text in enumerate(("", SCRIPT, *HOSTILE[1:5])):
+        whole = document(text=text)
+        whole["circuit"]["heads"] = 24
+        experiment(tmp_path / str(number), whole)
+    for number in range(6):
+        page = opened("circuits", circuit=str(number))
+        assert len(drawn(page)) == 5
+        assert Markup(shown(page)).tags <= TAGS
+        assert Markup(shown(page)).attributes <= ATTRIBUTES | {"colspan", "aria-current"}
+        for body in drawn(page):
+            assert Markup(body).tags <= pieces.TAGS
+            assert Markup(body).attributes <= {name.lower() for name in pieces.ATTRIBUTES}
+            assert not set(body) & {"\0", "\x1b", "\u202e", "\u200b"}
+    assert not pieces.TAGS & {
+        "a",
+        "script",
+        "style",
+        "img",
+        "image",
+        "iframe",
+        "object",
+        "form",
+        "use",
+        "foreignObject",
+    }
+    assert not any(name.startswith("on") or "href" in name or name in ("style", "src") for name in pieces.ATTRIBUTES)

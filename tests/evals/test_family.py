@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from saelab.errors import SaelabError, SettingError
-from saelab.evals.family import Comparison, FamilyTable, Spread, csv, document, markdown, read, terminal, write
+from saelab.evals.family import FILE, Comparison, FamilyTable, Spread, csv, document, markdown, read, terminal, write
 from saelab.evals.family.labels import Box, Label, along, around, arrange, crowd, free_window
 from saelab.evals.family.table import at_l0
 from saelab.evals.records import RunRecord, State
@@ -196,8 +196,8 @@ def test_json_holds_every_seed(measured):
 
 
 def test_what_was_written_is_read_again(measured, tmp_path):
-    write(measured, tmp_path, "mine")
-    assert document(read(tmp_path / "mine.json")) == document(measured)
+    write(measured, tmp_path)
+    assert document(read(tmp_path / FILE)) == document(measured)
 
 
 @pytest.mark.parametrize("change", [{"schema": 9}, {"members": [{}]}, {"seeds": ["x"]}, {"curve": ["nobody"]}])

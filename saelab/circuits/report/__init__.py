@@ -1,5 +1,5 @@
-"""An experiment on circuits as one HTML page that needs nothing else."""
+"""An experiment on circuits as one HTML page that needs nothing else, and in pieces."""
 
-from saelab.circuits.report.page import of_findings
+from saelab.circuits.report.page import of_findings, style, summary
 
-__all__ = ["of_findings"]
+__all__ = ["of_findings", "style", "summary"]

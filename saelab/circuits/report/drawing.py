@@ -110,12 +110,12 @@ def _edges(places: _Places, layout: Layout) -> str:
 
 
 def _stream(places: _Places, layout: Layout) -> str:
-    """The residual stream in the middle, which all parts read and add to, layer after layer."""
+    """The residual stream, which all parts beside it read and add to, layer after layer."""
     x, _ = places.of(layout.nodes[INPUT])
     low, high = places.of(layout.nodes[INPUT])[1] - _HIGH / 2, places.of(layout.nodes[OUTPUT])[1] + _HIGH / 2 + 4
     parts = [f'<path class="stream" d="M{x:.1f} {low:.1f}V{high:.1f}"/>']
     for line in range(1, layout.lines - 1):
-        ends = [places.of(node)[0] for node in layout.nodes.values() if node.line == line]
-        parts.append(f'<path class="way" d="M{min([x, *ends]):.1f} {places.y(line):.1f}H{max([x, *ends]):.1f}"/>')
+        end = max(places.of(node)[0] for node in layout.nodes.values() if node.line == line)
+        parts.append(f'<path class="way" d="M{x:.1f} {places.y(line):.1f}H{end:.1f}"/>')
     parts.append(f'<path class="tip" d="M{x:.1f} {high - 5:.1f}l5 8h-10z"/>')
     return "".join(parts)

@@ -58,7 +58,7 @@ def rocs(found: Findings, name: str) -> Chart:
                 roc(scores.strength.flatten().double().numpy(), known) for scores in found.methods[row.label].scores
             ]
             heights = np.mean([np.interp(_GRID, *np.array(curve).T) for curve in curves], axis=0)
-            series[row.label] = [[float(x), float(y)] for x, y in zip(_GRID, heights, strict=True)]
+            series[row.label] = [[0.0, 0.0], *([float(x), float(y)] for x, y in zip(_GRID, heights, strict=True))]
     return Chart(
         truth_name(name),
         "share of other heads taken for the circuit's",

@@ -1,4 +1,4 @@
-"""Sections on heads: the circuits of methods, what counts as the circuit, and a map of every method's scores."""
+"""Sections on heads: the circuits of methods beside what counts as the circuit, and a map of every method's scores."""
 
 from __future__ import annotations
 
@@ -21,23 +21,27 @@ _LISTED = 30
 
 
 def circuits(found: Findings) -> str:
-    """The circuits of the method that is chosen, and of those that have edges or whose faithfulness is measured."""
+    """The circuit of the method that is chosen beside the ground truth; those of methods that have edges, or whose
+    faithfulness is measured."""
     if found.shown is None:
-        return ""
+        return f'<div class="circuit">{truth(found)}</div>'
     chosen, size = found.shown
     with_edges = [label for label, one in found.methods.items() if one.edges]
-    drawn = [_drawn(found, label) for label in dict.fromkeys([chosen, *found.curves, *with_edges])]
+    drawn = [circuit(found, label) for label in dict.fromkeys([chosen, *found.curves, *with_edges])]
     told = (
         f"The {count(size, 'head')} that a method holds for the strongest, with its first seed, and MLPs that it holds "
-        "for as strong, where it scores them. Orange helps, dashed blue hurts; heads with a thick frame are in the "
-        "ground truth. Lines are the method's strongest edges or, where it has none, the residual stream."
+        "for as strong, where it scores them. Orange helps, blue hurts; a thick frame is the ground truth's. Lines are "
+        "the method's strongest edges (dashed where they hurt) or, where it has none, what heads read from the "
+        "residual stream and add to it."
     )
-    first = f'<div class="beside">{drawn[0]}<div class="table">{listed(found, chosen)}</div></div>'
+    first = f'<div class="beside">{drawn[0]}{truth(found)}</div>'
+    one_by_one = details(f"The {count(size, 'head')} of {chosen}", f'<div class="table">{listed(found, chosen)}</div>')
     more = details(count(len(drawn) - 1, "other method"), gallery(drawn[1:], pairs=False)) if drawn[1:] else ""
-    return f'{paragraph(told, "dim")}<div class="circuit">{first}{more}</div>'
+    return f'{paragraph(told, "dim")}<div class="circuit">{first}{one_by_one}{more}</div>'
 
 
-def _drawn(found: Findings, label: str) -> str:
+def circuit(found: Findings, label: str) -> str:
+    """A method's, drawn."""
     return framed(label, keeps(found, label), draw(found, label))
 
 
@@ -75,13 +79,20 @@ def truth(found: Findings) -> str:
     names: list[list[Cell]] = [
         [figures.short_name(name), one.source, float(one.members.sum())] for name, one in found.truths.items()
     ]
-    shown = f'<div class="table">{grid(Table("", ["name", "source", "heads"], names), label="Ground truths")}</div>'
-    effects = found.truth.effects
-    if effects is None:
-        return shown
+    shown = (
+        f'<div class="table names">{grid(Table("", ["name", "source", "heads"], names), label="Ground truths")}</div>'
+    )
+    return f'<div class="stack">{effects(found)}{shown}</div>'
+
+
+def effects(found: Findings) -> str:
+    """A heat map of the effects that the ground truth is read from; nothing where it is not read from any."""
+    known = found.truth.effects
+    if known is None:
+        return ""
 
     def tell(layer: int, head: int) -> str:
-        share = said(100 * float(effects[layer, head]), 3)
+        share = said(100 * float(known[layer, head]), 3)
         return f"{layer}.{head}: {share} % of the effect{_inside(found, layer, head)}"
 
     title = "Effects of exact patching"
@@ -89,17 +100,19 @@ def truth(found: Findings) -> str:
         "By how much the score falls where a head carries what it carries in the corrupted prompt, as a share of what "
         "corrupting the whole prompt costs. Framed: in the ground truth."
     )
-    drawn = heat.heat(title, effects, tell, inside=found.truth.members) + _strongest(found, title, effects)
-    return f'<div class="beside">{framed(title, caption, drawn)}{shown}</div>'
+    drawn = heat.heat(title, known, tell, inside=found.truth.members) + _strongest(found, title, known)
+    return framed(title, caption, drawn)
 
 
 def maps(found: Findings) -> str:
     """A heat map for each method."""
     told = "Mean over seeds; each map has a scale of its own. Framed heads are in the ground truth."
-    return paragraph(told, "dim") + gallery([_map(found, found.methods[row.label]) for row in found.rows], pairs=False)
+    return paragraph(told, "dim") + gallery([scores(found, row.label) for row in found.rows], pairs=False)
 
 
-def _map(found: Findings, one: Found) -> str:
+def scores(found: Findings, label: str) -> str:
+    """A heat map of what a method says of every head."""
+    one = found.methods[label]
     values = one.mean
     ranks = _ranks(values.abs() if one.signed else values)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from saelab.circuits.anatomy import INPUT, OUTPUT, head_name, mlp_name
@@ -11,8 +11,10 @@ from saelab.circuits.findings import Edge, Findings
 
 MOST_MLPS = 10
 _HEAD, _GROUP, _MLP = re.compile(r"a(\d+)\.h(\d+)"), re.compile(r"a(\d+)\.g(\d+)"), re.compile(r"m(\d+)")
-_SIDE_BY_SIDE = 7
-"""More heads of a layer stand in several lines."""
+_SIDE_BY_SIDE, _ON_A_RUNG = 7, 6
+"""More heads of a layer stand in several lines; on a rung of a ladder there is less room."""
+_RAIL, _FIRST_RUNG, _RUNG = 0.11, 0.235, 0.14
+"""Of a ladder: where the residual stream stands, the first head beside it, and how far it is to the next."""
 _SWEEPS = 4
 _LEAST, _MOST_WAYS = 0.02, 60
 """Edges that are weaker than this share of the strongest are not drawn, nor more than so many."""
@@ -78,9 +80,9 @@ def lay_out(found: Findings, label: str) -> Layout:
         score |= {mlp_name(layer): float(scores.mlps[layer]) for layer in order if abs(scores.mlps[layer]) >= least}
     shown = {INPUT, OUTPUT, *score}
     ways = _strong(_ways(found.methods[label].edges, shown, _heads_per_group(found)))
-    lines = [[INPUT], *_lines(score), [OUTPUT]]
-    nodes = _placed(_ordered(lines, ways), score)
-    return Layout(nodes, ways)
+    lines = [[INPUT], *_lines(score, _SIDE_BY_SIDE if ways else _ON_A_RUNG), [OUTPUT]]
+    places = map(_staggered, _ordered(lines, ways), range(len(lines))) if ways else map(_ladder, lines)
+    return Layout(_nodes(places, score), ways)
 
 
 def layer_of(name: str) -> int | None:
@@ -143,12 +145,12 @@ def _depth(name: str) -> float:
 # -- places -------------------------------------------------------------------------------------------
 
 
-def _lines(names: Mapping[str, float]) -> list[list[str]]:
-    """From the bottom: the heads of each layer, in several lines where they are many, then its MLP."""
+def _lines(names: Mapping[str, float], most: int) -> list[list[str]]:
+    """From the bottom: the heads of each layer, in several lines where they are more than so many, then its MLP."""
     found: list[list[str]] = []
     for depth in sorted({_depth(name) for name in names}):
         level = sorted((name for name in names if _depth(name) == depth), key=_number)
-        found += [level[i : i + _SIDE_BY_SIDE] for i in range(0, len(level), _SIDE_BY_SIDE)]
+        found += [level[i : i + most] for i in range(0, len(level), most)]
     return found
 
 
@@ -164,7 +166,7 @@ def _ordered(lines: Sequence[Sequence[str]], ways: Sequence[Way]) -> list[list[s
         for one, other in ((way.source, way.target), (way.target, way.source)):
             near.setdefault(one, {})[other] = abs(way.score)
     found = [list(line) for line in lines]
-    for _ in range(_SWEEPS if ways else 0):
+    for _ in range(_SWEEPS):
         place = {name: x for line in found for name, x in zip(line, _spread(len(line)), strict=True)}
         for line in found:
             line.sort(key=lambda name: _middle(near.get(name, {}), place, place[name]))
@@ -183,19 +185,25 @@ def _spread(count: int) -> list[float]:
     return [0.5 + (i - (count - 1) / 2) * room for i in range(count)]
 
 
-def _placed(lines: Sequence[Sequence[str]], score: Mapping[str, float]) -> dict[str, Node]:
-    nodes: dict[str, Node] = {}
-    for number, line in enumerate(lines):
-        places = _staggered(line, number)
-        for name, x in zip(line, places, strict=True):
-            nodes[name] = Node(name, label_of(name), layer_of(name), score.get(name), x, number)
-    return nodes
+def _nodes(places: Iterable[Mapping[str, float]], score: Mapping[str, float]) -> dict[str, Node]:
+    return {
+        name: Node(name, label_of(name), layer_of(name), score.get(name), x, number)
+        for number, line in enumerate(places)
+        for name, x in line.items()
+    }
 
 
-def _staggered(line: Sequence[str], number: int) -> list[float]:
+def _staggered(line: Sequence[str], number: int) -> dict[str, float]:
     """Single parts of neighbouring lines stand a little aside of each other, so that edges past them are seen."""
     places = _spread(len(line))
-    if len(line) > 3 or layer_of(line[0]) is None:
-        return places
-    aside = (0.0, 0.14, -0.14, 0.28, -0.28)[number % 5]
-    return [min(max(x + aside, 0.07), 0.93) for x in places]
+    if len(line) <= 3 and layer_of(line[0]) is not None:
+        aside = (0.0, 0.14, -0.14, 0.28, -0.28)[number % 5]
+        places = [min(max(x + aside, 0.07), 0.93) for x in places]
+    return dict(zip(line, places, strict=True))
+
+
+def _ladder(line: Sequence[str]) -> dict[str, float]:
+    """Where no edges are known, parts stand beside the residual stream, by number."""
+    if layer_of(line[0]) is None:
+        return {line[0]: _RAIL}
+    return {name: _FIRST_RUNG + _RUNG * place for place, name in enumerate(line)}

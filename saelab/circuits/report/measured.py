@@ -43,11 +43,21 @@ def faithfulness(found: Findings) -> str:
         "heads ablated. What is left without a circuit should be near 0. Bands: 95 % over prompts; of random circuits, "
         f"the least and the most of {len(found.random)}."
     )
+    single = [one for label in found.curves for one in curves_of(found, label)]
+    overview = gallery(all_curves(found))
+    return f'{paragraph(told, "dim")}{overview}<div class="table">{_areas(found)}</div>{gallery(single)}'
+
+
+def all_curves(found: Findings) -> list[str]:
+    """A figure for each order in which heads are taken, with all methods."""
     looks = {label: n + (n >= _GREY) for n, label in enumerate(found.curves)} | {figures.RANDOM: _GREY}
     kinds = dict.fromkeys(kind for kinds in found.curves.values() for kind in kinds)
-    overview = [figure(figures.all_kept(found, kind), looks) for kind in kinds]
-    single = [figure(figures.kept(found, label, kind), KEPT) for label, kinds in found.curves.items() for kind in kinds]
-    return f'{paragraph(told, "dim")}{gallery(overview)}<div class="table">{_areas(found)}</div>{gallery(single)}'
+    return [figure(figures.all_kept(found, kind), looks) for kind in kinds]
+
+
+def curves_of(found: Findings, label: str) -> list[str]:
+    """A figure for each order, of one method."""
+    return [figure(figures.kept(found, label, kind), KEPT) for kind in found.curves.get(label, ())]
 
 
 def _areas(found: Findings) -> str:
@@ -69,11 +79,7 @@ def together(found: Findings) -> str:
     if found.together is None:
         return ""
     title, caption, drawn = drawn_together(found.together)
-    return gallery([framed(title, caption, drawn + legend(TOGETHER))], pairs=False)
-
-
-TOGETHER = {"these heads": 0, "matched sets": _GREY}
-"""What is drawn, and the looks of it."""
+    return gallery([framed(title, caption, drawn)], pairs=False)
 
 
 def drawn_together(known: Together) -> tuple[str, str, str]:
@@ -86,7 +92,12 @@ def drawn_together(known: Together) -> tuple[str, str, str]:
         f"{count(len(known.matched), 'set')} of as many other heads, alike in layer and in how much they write, "
         f"{as_much or 'none'} cost{'' if as_much > 1 else 's'} as much."
     )
-    lines = {"these heads": [Dot(0, Point(named, known.loss), f"{named}: {said(known.loss, 3)}")]}
-    for number, loss in enumerate(sorted(known.matched, reverse=True), 1):
-        lines[f"set {number}"] = [Dot(_GREY, Point("", loss), f"a matched set: {said(loss, 3)}")]
-    return title, caption, rows(caption, lines, "loss of score", mark=0.0)
+    dots = {
+        "these heads": [Dot(0, Point(named, known.loss), f"{named}: {said(known.loss, 3)}")],
+        "matched sets": [
+            Dot(_GREY, Point("", loss), f"a matched set: {said(loss, 3)}")
+            for loss in sorted(known.matched, reverse=True)
+        ],
+    }
+    shown = {name: row for name, row in dots.items() if row}
+    return title, caption, rows(caption, shown, "loss of score", mark=0.0)

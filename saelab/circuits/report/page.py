@@ -8,7 +8,7 @@ from importlib.resources import files
 from saelab.circuits.findings import Findings
 from saelab.circuits.report import heads, heat, measured
 from saelab.circuits.report.latents import latents
-from saelab.evals.report.frame import frame
+from saelab.evals.report import frame
 from saelab.evals.report.pieces import Card, Section, cards, details, note, paragraph
 from saelab.evals.report.words import count, duration, said
 from saelab.features import document
@@ -17,31 +17,37 @@ from saelab.features.render import text
 
 def of_findings(found: Findings) -> str:
     """The page."""
-    return frame(
+    return frame.frame(
         f"{found.name} · saelab circuit",
         _header(found),
         [part for part in _sections(found) if part.body],
         footer="Heads are named layer.head, counted from 0. ± is one standard deviation over seeds.",
-        styles=[style()],
+        styles=[_style()],
     )
 
 
-@cache
 def style() -> str:
+    """All that pieces of the page need where they stand elsewhere, under a root of their own."""
+    return frame.style() + _style()
+
+
+@cache
+def _style() -> str:
     return files("saelab.circuits.report").joinpath("style.css").read_text(encoding="utf-8") + heat.style()
 
 
 def _header(found: Findings) -> str:
+    return f'<p class="kicker">Circuit report</p><h1>{text(found.name)}</h1>{summary(found)}'
+
+
+def summary(found: Findings) -> str:
     """The experiment in two sentences, what it stands on, and its headline numbers."""
     lead = (
         f"Which attention heads of {model_name(found)} do the task “{found.task}”, as "
         f"{count(len(found.methods), 'method')} say, with {count(found.seeds, 'seed')} each. They are held against "
         f"{found.truth.source}, on {count(found.truth_prompts, 'prompt')} that no method saw."
     )
-    return (
-        f'<p class="kicker">Circuit report</p><h1>{text(found.name)}</h1><p class="lead">{text(lead)}</p>'
-        f"{document.facts(essentials(found))}{cards(_cards(found))}"
-    )
+    return f'<p class="lead">{text(lead)}</p>{document.facts(essentials(found))}{cards(_cards(found))}'
 
 
 def model_name(found: Findings) -> str:
@@ -80,8 +86,7 @@ def _cards(found: Findings) -> list[Card]:
 def _sections(found: Findings) -> list[Section]:
     return [
         Section("methods", "Methods", measured.methods(found)),
-        Section("circuit", "The circuit", heads.circuits(found)),
-        Section("truth", "Ground truth", heads.truth(found)),
+        Section("circuit", "The circuit" if found.shown else "Ground truth", heads.circuits(found)),
         Section("heads", "Scores of heads", heads.maps(found)),
         Section("roc", "ROC curves", measured.rocs(found)),
         Section("faithfulness", "What circuits keep", measured.faithfulness(found)),

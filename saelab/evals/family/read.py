@@ -12,7 +12,7 @@ from saelab.files import read_json
 
 
 def read(path: Path) -> FamilyTable:
-    """What `<name>.json` holds.
+    """What `family.json` holds.
 
     Raises:
         SaelabError: absent, of another schema, or damaged.

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = 1
+FILE = "family.json"
+"""What a comparison is written to, whatever it is called: it is known by its directory's name."""
 NOT_KNOWN = "-"
 
 
@@ -172,11 +174,11 @@ def csv(table: FamilyTable) -> str:
     return text.getvalue()
 
 
-def write(table: FamilyTable, directory: Path, name: str = "family") -> list[Path]:
-    """Write `<name>.json`, `.csv`, `.md`, and where anything is measured `.png` and `.svg`; returns their paths."""
+def write(table: FamilyTable, directory: Path) -> list[Path]:
+    """Write `family.json`, `.csv`, `.md`, and where anything is measured `.png` and `.svg`; returns their paths."""
     from saelab.evals.family.plot import draw
 
-    paths = {kind: directory / f"{name}.{kind}" for kind in ("json", "csv", "md", "png", "svg")}
+    paths = {kind: (directory / FILE).with_suffix(f".{kind}") for kind in ("json", "csv", "md", "png", "svg")}
     write_json(paths["json"], document(table))
     write_text(paths["csv"], csv(table))
     write_text(paths["md"], markdown(table))

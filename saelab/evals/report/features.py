@@ -69,8 +69,8 @@ def chosen(bundle: Bundle, annotations: Annotations) -> tuple[list[int], list[in
 
 def spread(bundle: Bundle, n: int, without: Sequence[int] = ()) -> list[int]:
     """So many latents that fire at all, evenly spread from the rarest to the densest, as they come."""
-    alive = [int(i) for i in np.argsort(bundle.density, kind="stable") if bundle.columns["count"][i] > 0]
-    known = [latent for latent in alive if latent not in set(without)]
+    left_out = {*without, *np.flatnonzero(bundle.columns["count"] == 0).tolist()}
+    known = [int(i) for i in np.argsort(bundle.density, kind="stable") if int(i) not in left_out]
     wanted = min(n, len(known))
     places = np.linspace(0, len(known) - 1, wanted + 2)[1:-1] if wanted < len(known) else range(wanted)
     return [known[round(float(place))] for place in places]

@@ -165,8 +165,8 @@ def _cell(cell: Cell) -> str:
 
 
 def _is_number(cells: Sequence[Cell]) -> bool:
-    """Whether a column holds numbers, or texts that begin like one: `0.07 ± 0.01`."""
-    return all(not isinstance(cell, str) or re.match(r"[-−~±×]? ?[\d.]|[-–]?$", cell) for cell in cells)
+    """Whether a column holds numbers, or texts that begin like one: `0.07 ± 0.01`, but not a list: `0.07; 0.01`."""
+    return all(not isinstance(cell, str) or re.match(r"[-−~±×]? ?[\d.][^;]*$|[-–]?$", cell) for cell in cells)
 
 
 def _side(right: bool) -> str:

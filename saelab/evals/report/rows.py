@@ -11,7 +11,7 @@ from saelab.evals.report.marks import LEAST, RIGHT, WIDTH, Point, inside, looks,
 
 _TOP, _FOOT = 4.0, 36.0
 _LINE, _BETWEEN = 9.0, 9.0
-_MOST_LETTERS, _LETTER = 22, 7.0
+_MOST_LETTERS, _LETTER = 26, 6.6
 """Of a name; names are written a little larger than ticks."""
 
 
