@@ -56,7 +56,8 @@ def heads(title: str, scores: Scores | Tensor, truth: Truth | None = None) -> Pi
 
 def rocs(found: Findings) -> Picture:
     """How well methods rank the circuit's heads before the others, for each truth."""
-    return beside(*(chart(figures.rocs(found, name)) for name in found.truths))
+    shown = [figures.rocs(found, name) for name in found.truths]
+    return beside(*(chart(one, title=f"ROC; in the circuit: {one.title}") for one in shown))
 
 
 def kept(found: Findings) -> Picture:
@@ -78,7 +79,7 @@ def together(found: Findings) -> Picture:
     if found.together is None:
         raise SettingError("found", "no heads were ablated together in it")
     named = ", ".join(f"{layer}.{head}" for layer, head in found.together.heads)
-    return framed(f"Heads {named} ablated together", drawn_together(found.together)[2])
+    return framed(f"Ablated together: {named}", drawn_together(found.together)[2])
 
 
 def places(found: Findings, labels: Sequence[str], n: int = 10) -> Written:

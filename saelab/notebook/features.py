@@ -99,7 +99,7 @@ def feeding(chosen: Sequence[int], heads: Sequence[tuple[int, int]], fed: Tensor
     rows: list[list[Cell]] = []
     for latent, column in zip(chosen, fed.T.tolist(), strict=True):
         most = sorted(zip(column, heads, strict=True), key=lambda pair: -abs(pair[0]))[:n]
-        rows.append([f"latent {latent}", *(f"{layer}.{head}: {said(part, 3)}" for part, (layer, head) in most)])
+        rows.append([f"latent {latent}", *(f"{layer}.{head}: {said(part, 2)}" for part, (layer, head) in most)])
     return table(["", "fed most by", *["then"] * (min(n, len(heads)) - 1)], rows)
 
 

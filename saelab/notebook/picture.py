@@ -160,12 +160,8 @@ def _is_for(selector: str, known: set[str], tags: set[str]) -> bool:
 
 @cache
 def _sheet() -> list[tuple[str, str]]:
-    """Rules of the sheets as selectors and declarations; those for some media only are left out."""
+    """Rules of the sheets for light grounds, as selectors and declarations; those for some media only are left out."""
     css = re.sub(r"/\*.*?\*/", "", page.style(), flags=re.DOTALL)
-    css = re.sub(r"light-dark\(([^,()]+),[^()]+\)", r"\1", css).replace(
-        "color-scheme: light dark", "color-scheme: light"
-    )
     css = re.sub(r"@media[^{]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}", "", css)
-    return [
-        (selector.strip(), declarations.strip()) for selector, declarations in re.findall(r"([^{}]+)\{([^{}]*)\}", css)
-    ]
+    css = re.sub(r"light-dark\(([^,()]+),[^()]+\)", r"\1", css).replace("light dark", "light")
+    return [(selector.strip(), rules.strip()) for selector, rules in re.findall(r"([^{}]+)\{([^{}]*)\}", css)]

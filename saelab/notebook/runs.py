@@ -14,6 +14,7 @@ from saelab.errors import SaelabError, SettingError
 from saelab.evals.report import Run
 from saelab.evals.report.measured import Cell, Evaluation
 from saelab.evals.report.words import DASH, between, measured
+from saelab.features.bundle import state
 from saelab.features.live import Live
 from saelab.lm.model import LanguageModel, name_of
 from saelab.notebook.lines import Lines
@@ -47,14 +48,25 @@ def make(config: str, lm: LanguageModel | None = None) -> Path:
 
 
 def finished(run: Path, lm: LanguageModel) -> Path | None:
-    """The directory of a run, where an SAE of this model is trained there; else None."""
+    """The directory of a run, where an SAE of this model is trained there; else None.
+
+    Raises:
+        SaelabError: there is one, and its latents have not been looked up yet.
+    """
     place = RunDirectory(run)
+    if not place.finished or not _is_of(SAE.load(place.sae), lm):
+        return None
+    if state(place.index) != "complete":
+        raise SaelabError("this run has no feature index yet", where=str(run), fix=f"saelab index {run}")
+    return run
+
+
+def _is_of(sae: SAE, lm: LanguageModel) -> bool:
     try:
-        if place.finished and Live.of(SAE.load(place.sae), lm):
-            return run
-    except SaelabError:  # of another model
-        pass
-    return None
+        Live.of(sae, lm)
+    except SaelabError:
+        return False
+    return True
 
 
 def numbers(run: Run, metrics: Sequence[str]) -> Written:

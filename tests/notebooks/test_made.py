@@ -28,6 +28,9 @@ def test_a_run_is_made_once_and_is_this_models(lm, config_text, tmp_path, capsys
     assert nb.make(config) == place
     assert (place / "sae" / "weights.safetensors").stat().st_mtime_ns == before
     assert nb.finished(place, lm) == place
+    (place / "index" / "manifest.json").rename(tmp_path / "manifest.json")
+    with pytest.raises(SaelabError, match=r"this run has no feature index yet(.|\n)*saelab index"):
+        nb.finished(place, lm)
     other = load(ModelSpec(str(tiny_model(tmp_path / "other", "gpt2")), dtype="float32", device="cpu"))
     assert nb.finished(place, other) is None
     with pytest.raises(SaelabError, match="lm: this is other, and the config's model is tiny-llama"):
