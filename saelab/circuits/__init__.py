@@ -5,6 +5,7 @@ from saelab.circuits.experiment import run
 from saelab.circuits.export import mib_circuit, write_mib_circuit
 from saelab.circuits.faithfulness import Circuits, Curve, curve, order_of, random_orders
 from saelab.circuits.features import FeatureScores, attribute_features, patch_features
+from saelab.circuits.gathering import gather
 from saelab.circuits.pairs import Competence, Pairs, competence, draw, pairs_of
 from saelab.circuits.plan import STANDARD, Entry, Plan
 from saelab.circuits.ranking import Ranking, rank
@@ -40,6 +41,7 @@ __all__ = [
     "competence",
     "curve",
     "draw",
+    "gather",
     "mib_circuit",
     "order_of",
     "pairs_of",

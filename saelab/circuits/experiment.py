@@ -15,23 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saelab import __version__
 from saelab.circuits import faithfulness as faith
-from saelab.circuits.anatomy import Anatomy
+from saelab.circuits.gathering import document
 from saelab.circuits.pairs import Pairs, competence, draw
-from saelab.circuits.parts import SCHEMA, Parts
+from saelab.circuits.parts import Parts
 from saelab.circuits.patching import ActivationPatching
 from saelab.circuits.plan import Plan
-from saelab.circuits.ranking import rank
-from saelab.circuits.records import rounded, scores_json, scores_of, truth_json
+from saelab.circuits.records import rounded, scores_json, scores_of
 from saelab.circuits.scores import Cost, Report, Scores, quiet
 from saelab.circuits.together import ablate_together, output_norms
-from saelab.circuits.truth import Truth, by_patching, published
+from saelab.circuits.truth import by_patching, published
 from saelab.lm.model import LanguageModel
 
 TRUTH_SEED, CURVE_SEED = 50_000, 60_000
 """Of prompts for the ground truth and for faithfulness: of the test split, so that no method sees their templates."""
-_AT_ONCE, _ROUNDS = 16, 200
+_AT_ONCE = 16
 
 Tell = Callable[[str, int, int], None]
 """Called with (what, done, total) while working."""
@@ -66,17 +64,9 @@ class _Experiment:
         truths = {f"{cut_off:g}": truth for cut_off, truth in by_cut_off.items()}
         truths |= {truth.source: truth for truth in published(self.lm, plan.task)}
         found = {label: self.scores(label) for label in plan.entries}
-        return {
-            "schema": SCHEMA,
-            "saelab": __version__,
-            "model": self.lm.identity,
-            "task": plan.task,
-            "shape": list(exact.heads.shape),
-            "kv_heads": Anatomy.of(self.lm).n_kv_heads,
+        made = document(self.lm, plan.task, known, truths, found)
+        return made | {
             "prompts": {"truth": plan.truth_prompts, "curves": plan.curve_prompts},
-            "competence": known,
-            "truths": {name: truth_json(truth) for name, truth in truths.items()},
-            "methods": {label: {"seeds": [_judged(row, truths) for row in rows]} for label, rows in found.items()},
             "curves": self.curves({label: scores_of(found[label][0]) for label in plan.curves}),
             "together": self.together(exact) if plan.together else None,
         }
@@ -164,7 +154,7 @@ class _Experiment:
     def together(self, exact: Scores) -> dict[str, Any]:
         """The heads whose patching loses most, ablated together on prompts apart from those that found them."""
         plan = self.plan
-        helping = [head for head in exact.strongest(exact.heads.numel()) if exact.heads[head] > 0]
+        helping = [head for head in exact.strongest() if exact.heads[head] > 0]
         heads = helping[: plan.together]
 
         def make() -> dict[str, Any]:
@@ -173,10 +163,3 @@ class _Experiment:
             return asdict(ablate_together(self.circuits, heads, norms, plan.sets, seed=0))
 
         return self.part("together", [plan.curve_prompts, plan.ablation, plan.sets, heads], make)
-
-
-def _judged(row: dict[str, Any], truths: Mapping[str, Truth]) -> dict[str, Any]:
-    """Scores with their rankings; with intervals at the first truth, the chosen cut-off."""
-    scores, first = scores_of(row), next(iter(truths))
-    ranked = {name: rank(scores, truth, rounds=_ROUNDS if name == first else 0) for name, truth in truths.items()}
-    return {**row, "rankings": {name: asdict(one) for name, one in ranked.items()}}

@@ -43,6 +43,11 @@ class FeatureScores:
         """The latents of the largest absolute scores."""
         return self.latents.abs().sort(descending=True, stable=True).indices[:n].tolist()
 
+    def carrying(self, share: float) -> int:
+        """How many of the strongest latents have so much of the sum of all absolute scores."""
+        strengths = self.latents.abs().double().sort(descending=True).values
+        return int((strengths.cumsum(0) < share * strengths.sum()).sum()) + 1
+
 
 def attribute_features(
     lm: LanguageModel,

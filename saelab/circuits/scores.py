@@ -88,8 +88,8 @@ class Scores:
         """`[layer, head]`: how much a head matters, in whichever direction."""
         return self.heads.abs() if self.signed else self.heads
 
-    def strongest(self, n: int) -> list[tuple[int, int]]:
-        """The `n` heads (layer, head) of most strength, the first ones first where they are equal."""
+    def strongest(self, n: int | None = None) -> list[tuple[int, int]]:
+        """The `n` heads (layer, head) of most strength (None: all), the first ones first where they are equal."""
         order = self.strength.flatten().sort(descending=True, stable=True).indices[:n].tolist()
         width = self.heads.shape[1]
         return [(i // width, i % width) for i in order]

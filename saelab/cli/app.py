@@ -100,20 +100,11 @@ def run(config: Config, override: Override = None, fresh: Fresh = False, as_json
     The members of a sweep are not indexed; `saelab index` does that for those worth looking at.
     """
     from saelab.cli import runs
-    from saelab.cli.report import report
     from saelab.cli.results import explain
 
     group = _group(config, override, _reporter(as_json))
-    store = group.prepare(fresh=fresh)
-    with group.claimed():
-        group.begin(fresh=fresh)
-        group.train(store)
-        documents = group.evaluate(store)
-        alone = len(group.runs) == 1
-        if alone and documents and group.runs[0].config.index is not None:
-            group.runs[0].index(store)
-        if documents:
-            group.reporter.say(f"report     {report([run.directory.path for run in group.runs])}")
+    documents = group.make(fresh=fresh)
+    alone = len(group.runs) == 1
     if as_json:
         _print_json(next(iter(documents.values())) if alone and documents else documents)
     elif alone:

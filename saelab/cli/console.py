@@ -75,6 +75,10 @@ class Reporter:
 
     def say(self, text: str, *, style: str | None = None) -> None:
         self.console.print(escape(text), style=style, highlight=False, soft_wrap=True)
+        self.keep(text)
+
+    def keep(self, text: str) -> None:
+        """Write it to the log alone."""
         stamped = f"{datetime.now().isoformat(timespec='seconds')} {text}"
         self._write(stamped) if self.log else self._early.append(stamped)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from saelab.activations import Store
 from saelab.cli.console import Reporter
+from saelab.cli.report import report
 from saelab.cli.schema import RunConfig
 from saelab.cli.stages import Loaded, Run
 from saelab.errors import Interrupted, RunFailedError
@@ -59,6 +60,20 @@ class Group:
         for run in self.runs:
             run.begin(fresh=fresh)
         self.reporter.log_to(self.directory.log)
+
+    def make(self, *, fresh: bool = False) -> dict[str, dict[str, Any]]:
+        """Everything that the configs describe, as far as it is not made yet: activations, SAEs, measurements, the
+        index of a run that is alone, the report; what `evaluate` returns."""
+        store = self.prepare(fresh=fresh)
+        with self.claimed():
+            self.begin(fresh=fresh)
+            self.train(store)
+            documents = self.evaluate(store)
+            if len(self.runs) == 1 and documents and self.runs[0].config.index is not None:
+                self.runs[0].index(store)
+            if documents:
+                self.reporter.say(f"report     {report([run.directory.path for run in self.runs])}")
+        return documents
 
     # -- training -------------------------------------------------------------------------------------
 

@@ -348,12 +348,17 @@ def load(spec: ModelSpec) -> LanguageModel:
         bridge.requires_grad_(False)  # also the parameters that the bridge made by splitting others
         shorten(bridge)
     identity = {
-        "name": spec.name if not Path(spec.name).exists() else Path(spec.name).resolve().name,
+        "name": name_of(spec),
         "content": _content(source, spec.revision),
         "tokenizer": _tokenizer_sha256(tokenizer)[:16],
         "dtype": str(dtype).removeprefix("torch."),
     }
     return LanguageModel(bridge, tokenizer, device=device, dtype=dtype, identity=identity)
+
+
+def name_of(spec: ModelSpec) -> str:
+    """What a model is called, wherever it lies: a directory by its own name."""
+    return Path(spec.name).resolve().name if Path(spec.name).exists() else spec.name
 
 
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saelab.lm.model import quiet_transformers
 from saelab.tasks import Choices, Metric, Prompts, Split, draws
 from saelab.tasks.base import check_attribute
 from saelab.tasks.templates import one_of
@@ -106,6 +107,13 @@ class PlantedTask:
         return {**choices, "value": draws.others(avoided, _VALUES, 1, draws.generator(seed))[:, 0]}
 
 
+def words(task: PlantedTask, n: int, seed: int = 0) -> list[str]:
+    """Prompts as text, clean and corrupted ones, without the BOS that a tokenizer puts in front."""
+    choices = task.draw(n // 2, "train", seed)
+    both = [task.prompts(choices), task.prompts(task.corrupted(choices, seed + 1))]
+    return [" ".join(_WORDS[token] for token in row[1:]) for side in both for row in side.tokens.tolist()]
+
+
 def plant(directory: Path, *, seed: int = 0) -> PlantedCircuit:
     """Save the model (a GPT-2 of three layers of six heads) and its tokenizer into `directory`.
 
@@ -137,7 +145,8 @@ def plant(directory: Path, *, seed: int = 0) -> PlantedCircuit:
             for head in range(planted.shape[1]):
                 _set_head(block.attn, head, _parts(planted, layer, head, space), space)
     directory.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(directory)
+    with quiet_transformers():
+        model.save_pretrained(directory)
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(_WORDS)}, unk_token="n0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
     PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<bos>").save_pretrained(directory)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from saelab.lm.model import quiet_transformers
 from saelab.tasks import words
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def tiny_model(
         else GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=64, **sizes))
     )
     directory.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(directory)
+    with quiet_transformers():
+        model.save_pretrained(directory)
     wrapped.save_pretrained(directory)
     return directory
 

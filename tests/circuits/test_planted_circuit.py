@@ -10,6 +10,7 @@ from saelab.circuits.dictionary import DictionarySpec
 from saelab.circuits.faithfulness import area
 from saelab.circuits.ranking import auc
 from saelab.circuits.together import matched_sets
+from saelab.testing.planted_circuit import PlantedTask, words
 
 
 def truth(planted, *others):
@@ -150,3 +151,12 @@ def test_matched_sets_are_of_other_heads_like_them():
         for (layer, head), (other, which) in zip(heads, chosen, strict=True):
             assert abs(layer - other) <= 1
             assert 0.7 < norms[layer, head] / norms[other, which] < 1.4
+
+
+def test_its_prompts_as_text_are_read_back(planted_lm):
+    task = PlantedTask()
+    texts = words(task, 6, seed=3)
+    choices = task.draw(3, "train", 3)
+    tokens = torch.cat([task.prompts(choices).tokens, task.prompts(task.corrupted(choices, 4)).tokens])
+    read = planted_lm.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert torch.equal(torch.tensor(read), tokens[:, 1:])

@@ -7,6 +7,7 @@ import numpy as np
 from saelab.circuits.findings import Findings
 from saelab.circuits.report import figures
 from saelab.circuits.report.table import Cell, method_table, rounded
+from saelab.circuits.together import Together
 from saelab.evals.base import Table
 from saelab.evals.report.marks import Point
 from saelab.evals.report.pieces import figure, framed, gallery, grid, legend, paragraph
@@ -15,6 +16,8 @@ from saelab.evals.report.words import count, said
 
 _GREY = 8
 """The look of what is compared with."""
+KEPT = {figures.KEPT: 0, figures.LEFT: 1, figures.RANDOM: _GREY}
+"""The looks of what circuits keep."""
 
 
 def methods(found: Findings) -> str:
@@ -54,8 +57,7 @@ def all_curves(found: Findings) -> list[str]:
 
 def curves_of(found: Findings, label: str) -> list[str]:
     """A figure for each order, of one method."""
-    own = {figures.KEPT: 0, figures.LEFT: 1, figures.RANDOM: _GREY}
-    return [figure(figures.kept(found, label, kind), own) for kind in found.curves.get(label, ())]
+    return [figure(figures.kept(found, label, kind), KEPT) for kind in found.curves.get(label, ())]
 
 
 def _areas(found: Findings) -> str:
@@ -74,9 +76,14 @@ def _areas(found: Findings) -> str:
 
 def together(found: Findings) -> str:
     """Heads ablated at once, beside sets that are like them."""
-    known = found.together
-    if known is None:
+    if found.together is None:
         return ""
+    title, caption, drawn = drawn_together(found.together)
+    return gallery([framed(title, caption, drawn)], pairs=False)
+
+
+def drawn_together(known: Together) -> tuple[str, str, str]:
+    """A title, what is to be seen in words, and the picture."""
     named = ", ".join(f"{layer}.{head}" for layer, head in known.heads)
     title = f"The {len(known.heads)} heads whose patching loses most, ablated together"
     as_much = sum(loss >= known.loss for loss in known.matched)
@@ -92,5 +99,5 @@ def together(found: Findings) -> str:
             for loss in sorted(known.matched, reverse=True)
         ],
     }
-    drawn = rows(caption, {name: row for name, row in dots.items() if row}, "loss of score", mark=0.0)
-    return gallery([framed(title, caption, drawn)], pairs=False)
+    shown = {name: row for name, row in dots.items() if row}
+    return title, caption, rows(caption, shown, "loss of score", mark=0.0)

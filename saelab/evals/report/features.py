@@ -44,7 +44,7 @@ def _examples(path: Path, bundle: Bundle) -> str:
         f"{' and '.join(picked)}. Each with the contexts in which it is strongest, of {bundle.n_tokens:,} tokens; the "
         "deeper the colour, the stronger it is, and the outlined token is the strongest."
     )
-    cards = "".join(_card(selection, latent) for latent in selection.latents)
+    cards = "".join(card(selection, latent) for latent in selection.latents)
     browse = f'<p class="dim">All {bundle.n_latents:,} latents: <code>saelab browse {text(str(path))}</code></p>'
     return f'{paragraph(intro)}<div class="features">{cards}</div>{browse}'
 
@@ -64,13 +64,20 @@ def chosen(bundle: Bundle, annotations: Annotations) -> tuple[list[int], list[in
     known = annotations.labelled(bundle.sae_sha256)
     alive = {int(latent) for latent in np.flatnonzero(bundle.columns["count"] > 0)}
     written = [i for i, said in sorted(known.items()) if (said.label or said.bookmarked) and i in alive][:_WRITTEN]
-    by_density = [int(i) for i in np.argsort(bundle.density, kind="stable") if int(i) in alive - set(written)]
-    wanted = min(_SHOWN - len(written), len(by_density))
-    places = np.linspace(0, len(by_density) - 1, wanted + 2)[1:-1] if wanted < len(by_density) else range(wanted)
-    return written, [by_density[round(float(place))] for place in places]
+    return written, spread(bundle, _SHOWN - len(written), without=written)
 
 
-def _card(selection: Selection, latent: int) -> str:
+def spread(bundle: Bundle, n: int, without: Sequence[int] = ()) -> list[int]:
+    """So many latents that fire at all, evenly spread from the rarest to the densest, as they come."""
+    left_out = {*without, *np.flatnonzero(bundle.columns["count"] == 0).tolist()}
+    known = [int(i) for i in np.argsort(bundle.density, kind="stable") if int(i) not in left_out]
+    wanted = min(n, len(known))
+    places = np.linspace(0, len(known) - 1, wanted + 2)[1:-1] if wanted < len(known) else range(wanted)
+    return [known[round(float(place))] for place in places]
+
+
+def card(selection: Selection, latent: int) -> str:
+    """What one latent fires on, what it promotes, and its strongest contexts."""
     bundle = selection.bundle
     feature, said = bundle.feature(latent), selection.annotation(latent)
     title = "Tokens by activation, where it is active"

@@ -20,7 +20,12 @@ Sources = Mapping[str, tuple[Run, str]]
 
 
 def of_one(run: Run) -> list[str]:
-    """Figures of a run: losses, L0, held-out FVU, dead latents; those that were logged."""
+    """Figures of a run."""
+    return [figure(chart, values=False) for chart in charts_of_one(run)]
+
+
+def charts_of_one(run: Run) -> list[Chart]:
+    """Losses, L0, held-out FVU, dead latents; those that were logged."""
     terms = [name for name in run.curves if name.startswith(_TERM) and name != _TOTAL]
     charts = [
         _chart("Loss", "loss", {"total": (run, _TOTAL)}, "What is minimised."),
@@ -49,7 +54,7 @@ def of_one(run: Run) -> list[str]:
             "Latents that have not fired for long (train.dead_after_tokens).",
         ),
     ]
-    return [figure(chart, values=False) for chart in charts if chart.series]
+    return [chart for chart in charts if chart.series]
 
 
 def of_several(runs: Mapping[str, Run], numbers: Mapping[str, int]) -> list[str]:
