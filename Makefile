@@ -10,7 +10,7 @@ PEERS_INSTALLED := $(PEERS)/.installed
 SAEBENCH := .venv-saebench
 SAEBENCH_INSTALLED := $(SAEBENCH)/.installed
 
-.PHONY: demo test style check format bench bench-peers interop interop-evals interop-saebench torture clean
+.PHONY: demo test style check format notebooks bench bench-peers interop interop-evals interop-saebench torture clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,10 @@ check: style  ## what every commit passes: these and the fast tests
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+notebooks: $(INSTALLED)  ## execute the notebooks in full on the demo model, and store them with their outputs
+	$(BIN)/saelab assets fetch
+	$(BIN)/python -m tests.notebooks $(NOTEBOOKS)
 
 bench: $(INSTALLED)  ## a training step beside its floors
 	$(BIN)/saelab bench train
