@@ -2,6 +2,7 @@
 # jupyter:
 #   jupytext:
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: -jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
@@ -126,12 +127,12 @@ nb.chart(run.evaluation("density").charts[0])
 # %% [markdown]
 # ## Reading latents
 #
-# What does a latent stand for? Look at where it fires. Four of them, not picked: evenly spread from the rarest to the
+# What does a latent stand for? Look at where it fires. Six of them, not picked: evenly spread from the rarest to the
 # densest. Each has the tokens it fires on, those it makes likelier, and its strongest contexts. The deeper the colour,
 # the stronger; the outlined token is the strongest.
 
 # %%
-nb.latents(run.bundle, nb.spread(run.bundle, 4))
+nb.latents(run.bundle, nb.spread(run.bundle, 6))
 
 # %% [markdown]
 # Or go the other way, from a word to the latent that has most to do with it.

@@ -45,9 +45,12 @@ def reading(live: Live, texts: Sequence[str], chosen: Sequence[int]) -> Written:
     for latent in chosen:
         along = [one.along(latent) for one in traces]
         scale = max(float(np.abs(values).max()) for values in along)
-        shown = (_marked(one, values, scale) for one, values in zip(traces, along, strict=True))
-        parts.append(f"<h3>Latent {latent}</h3>{''.join(shown)}")
-        strength = (f"  {float(np.abs(values).max()):.3g}: {text}" for text, values in zip(texts, along, strict=True))
+        marked = (_marked(one, values, scale) for one, values in zip(traces, along, strict=True))
+        parts.append(f"<h3>Latent {latent}</h3>{''.join(marked)}")
+        strength = (
+            f"  {float(np.abs(values).max()):.3g}: {render.shown(text)}"
+            for text, values in zip(texts, along, strict=True)
+        )
         plain += [f"latent {latent}", *strength]
     return Written(_styled(f'<div class="sl-reading">{"".join(parts)}</div>'), "\n".join(plain))
 

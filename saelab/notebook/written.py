@@ -11,6 +11,7 @@ from saelab.evals.base import Table
 from saelab.evals.report.measured import Cell
 from saelab.evals.report.pieces import grid
 from saelab.evals.report.words import said
+from saelab.features.render import shown
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ def style() -> str:
 
 
 def _plain(found: Table) -> str:
-    lines = [list(found.columns), *([_cell(cell) for cell in row] for row in found.rows)]
+    lines = [[*map(_cell, found.columns)], *([_cell(cell) for cell in row] for row in found.rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(found.columns))]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def _cell(cell: Cell) -> str:
-    return cell if isinstance(cell, str) else said(cell)
+    return shown(cell) if isinstance(cell, str) else said(cell)

@@ -54,8 +54,11 @@ def store(notebook: Any, script: Path) -> Path:
         cell.execution_count = number
         for output in (output for output in cell.outputs if output.output_type == "execute_result"):
             output.execution_count = number
-    notebook.metadata = {key: notebook.metadata[key] for key in ("jupytext", "kernelspec")}
-    notebook.metadata["language_info"] = {"name": "python"}
+    notebook.metadata = {
+        "jupytext": {key: notebook.metadata["jupytext"][key] for key in ("formats", "notebook_metadata_filter")},
+        "kernelspec": notebook.metadata["kernelspec"],
+        "language_info": {"name": "python"},
+    }
     path = script.with_suffix(".ipynb")
     write_text(path, nbformat.writes(notebook) + "\n")
     return path

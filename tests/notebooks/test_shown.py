@@ -126,7 +126,7 @@ def test_a_picture_is_saved_whole_and_shows_itself(tmp_path):
     assert repr(picture) == "<picture: A title>"
 
 
-@pytest.mark.parametrize("text", [*HOSTILE[:6], SCRIPT])
+@pytest.mark.parametrize("text", [*HOSTILE[:8], SCRIPT])
 def test_no_text_becomes_markup(text):
     effects = findings(document(text=text), "x")
     shown = [
@@ -140,6 +140,8 @@ def test_no_text_becomes_markup(text):
         assert {one.tag.rpartition("}")[2] for one in tree(picture).iter()} <= allowed
     table = nb.table(["a", text], [[text, 1.5], [text, None]])
     assert set(Elements(table.html).tags) <= {"div", "style", "table", "thead", "tbody", "tr", "th", "td", "bdi"}
+    assert len(repr(table).splitlines()) == 3
+    assert repr(table).replace("\n", "").isprintable()
 
 
 def test_a_table_for_pages_and_for_terminals():
@@ -233,7 +235,7 @@ def test_what_an_intervention_does_to_the_next_token():
     nothing = Continuation()
     found = Steering(nothing, nothing, risers, (Shift(3, " Jack", 0.5, 0.1), Shift(4, "<b>", 0.2, 0.1)), 0.5)
     lines = repr(nb.steering(found, 2)).splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["Kate", "he", "<b>", "Jack"]
+    assert [line.split()[0] for line in lines[1:]] == ["·Kate", "·he", "<b>", "·Jack"]
     assert lines[-1].split()[1:] == ["0.500", "0.100", "-0.400"]
     assert "b" not in Elements(nb.steering(found).html).tags
 
