@@ -214,6 +214,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise SaelabError(f"not a readable safetensors file: {error}", where=str(path)) from error
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What `write_tensors` was given as metadata.
+
+    Raises:
+        SaelabError: absent, truncated, or not safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except FileNotFoundError as error:
+        raise SaelabError("this file does not exist", where=str(path)) from error
+    except (OSError, SafetensorError) as error:
+        raise SaelabError(f"not a readable safetensors file: {error}", where=str(path)) from error
+
+
 def read_ahead(path: Path, names: Iterable[str]) -> None:
     """Ask the operating system to read some tensors of a safetensors file soon, where it takes such hints.
 

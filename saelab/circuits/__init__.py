@@ -1,7 +1,7 @@
 """Which parts of a model do a task: methods that say so, and what they are worth."""
 
 from saelab.circuits.anatomy import Anatomy
-from saelab.circuits.experiment import run
+from saelab.circuits.experiment import first_edges, run
 from saelab.circuits.export import mib_circuit, write_mib_circuit
 from saelab.circuits.faithfulness import Circuits, Curve, curve, order_of, random_orders
 from saelab.circuits.features import FeatureScores, attribute_features, patch_features
@@ -41,6 +41,7 @@ __all__ = [
     "competence",
     "curve",
     "draw",
+    "first_edges",
     "gather",
     "mib_circuit",
     "order_of",

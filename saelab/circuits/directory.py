@@ -15,8 +15,8 @@ _DOCUMENT = "circuit.json"
 
 @dataclass(frozen=True)
 class CircuitDirectory:
-    """`runs/<name>/`: circuit.yaml parts.json circuit.json mib/ circuit.html log.txt. Names are other than those of a
-    run's files, so that both may share a directory."""
+    """`runs/<name>/`: circuit.yaml parts.json parts/ circuit.json mib/ circuit.html log.txt. Names are other than those
+    of a run's files, so that both may share a directory."""
 
     path: Path
 
@@ -26,7 +26,7 @@ class CircuitDirectory:
 
     @property
     def parts(self) -> Path:
-        """What is made so far."""
+        """What is made so far; large tensors are in a directory of the same name."""
         return self.path / "parts.json"
 
     @property
@@ -51,9 +51,18 @@ class CircuitDirectory:
         for path in (self.config, self.parts, self.document, self.page):
             with writing(path):
                 path.unlink(missing_ok=True)
-        if self.mib.exists():
-            with writing(self.mib):
-                shutil.rmtree(self.mib)
+        for directory in (self.mib, self.parts.with_suffix("")):
+            _remove(directory)
+
+    def empty_mib(self) -> None:
+        """Remove the files of methods, which may be no more, or be called otherwise."""
+        _remove(self.mib)
+
+
+def _remove(directory: Path) -> None:
+    if directory.exists():
+        with writing(directory):
+            shutil.rmtree(directory)
 
 
 def find_circuits(root: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:

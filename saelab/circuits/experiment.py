@@ -20,9 +20,9 @@ from saelab.circuits.gathering import document
 from saelab.circuits.pairs import Pairs, competence, draw
 from saelab.circuits.parts import Parts
 from saelab.circuits.patching import ActivationPatching
-from saelab.circuits.plan import Plan
-from saelab.circuits.records import rounded, scores_json, scores_of
-from saelab.circuits.scores import Cost, Report, Scores, quiet
+from saelab.circuits.plan import Entry, Plan
+from saelab.circuits.records import read_edges, rounded, scores_json, scores_of, write_edges
+from saelab.circuits.scores import Cost, Edges, Report, Scores, quiet
 from saelab.circuits.together import ablate_together, output_norms
 from saelab.circuits.truth import by_patching, published
 from saelab.lm.model import LanguageModel
@@ -50,6 +50,14 @@ def run(lm: LanguageModel, plan: Plan, parts: Path, tell: Tell = silent) -> dict
     return _Experiment(lm, plan, Parts(parts, lm), tell).document()
 
 
+def first_edges(lm: LanguageModel, plan: Plan, parts: Path) -> dict[str, Edges]:
+    """All edges by the first seed, of methods that have them, by label: kept by `run` beside its parts, of which its
+    document has the strongest alone."""
+    experiment = _Experiment(lm, plan, Parts(parts, lm), silent)
+    files = {label: experiment.edges_file(label) for label in plan.entries}
+    return {label: read_edges(path) for label, path in files.items() if path.exists()}
+
+
 @dataclass(frozen=True, eq=False)
 class _Experiment:
     lm: LanguageModel
@@ -71,8 +79,10 @@ class _Experiment:
             "together": self.together(exact) if plan.together else None,
         }
 
-    def part(self, name: str, settings: Any, make: Callable[[], Any]) -> Any:
-        return self.parts.part(f"{self.plan.task}/{name}", settings, make)
+    def part(
+        self, name: str, settings: Any, make: Callable[[], Any], whole: Callable[[Any], bool] = lambda made: True
+    ) -> Any:
+        return self.parts.part(f"{self.plan.task}/{name}", settings, make, whole)
 
     @cached_property
     def truth_pairs(self) -> Pairs:
@@ -109,11 +119,23 @@ class _Experiment:
 
         def make(seed: int) -> dict[str, Any]:
             pairs = draw(self.plan.task, entry.prompts, "train", seed, self.lm)
-            return scores_json(entry.build(seed)(self.lm, pairs, partial(self.tell, f"{label}, seed {seed}")))
+            scores = entry.build(seed)(self.lm, pairs, partial(self.tell, f"{label}, seed {seed}"))
+            if seed == 0 and scores.edges is not None:
+                write_edges(self.edges_file(label), scores.edges)
+            return scores_json(scores)
 
-        settings = [entry.method, entry.prompts, asdict(entry.build(seed=0))]  # what is not set is part of it too
-        seeds = range(self.plan.seeds)
-        return [self.part(f"{entry.method}/seed{seed}", settings, partial(make, seed)) for seed in seeds]
+        def whole(seed: int, made: dict[str, Any]) -> bool:
+            return seed > 0 or "edges" not in made or self.edges_file(label).exists()
+
+        return [
+            self.part(f"{entry.method}/seed{seed}", _settings(entry), partial(make, seed), partial(whole, seed))
+            for seed in range(self.plan.seeds)
+        ]
+
+    def edges_file(self, label: str) -> Path:
+        """Where a method's edges are, by the first seed."""
+        entry = self.plan.entries[label]
+        return self.parts.tensors(f"{self.plan.task}/{entry.method}/seed0", _settings(entry))
 
     @cached_property
     def curve_pairs(self) -> Pairs:
@@ -163,3 +185,8 @@ class _Experiment:
             return asdict(ablate_together(self.circuits, heads, norms, plan.sets, seed=0))
 
         return self.part("together", [plan.curve_prompts, plan.ablation, plan.sets, heads], make)
+
+
+def _settings(entry: Entry) -> list[Any]:
+    """What a method's scores depend on besides the seed: what is not set is part of it too."""
+    return [entry.method, entry.prompts, asdict(entry.build(seed=0))]

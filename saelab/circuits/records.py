@@ -1,19 +1,22 @@
-"""Scores and truths as JSON."""
+"""Scores and truths as JSON; all edges as tensors."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saelab.circuits.scores import Cost, Scores
+from saelab.circuits.scores import Cost, Edges, Scores
 from saelab.circuits.truth import Truth
+from saelab.files import read_metadata, read_tensors, write_tensors
 
 _EDGES = 200
-"""How many of the strongest edges are written."""
+"""How many of the strongest edges are written as JSON."""
 
 
 def scores_json(scores: Scores) -> dict[str, Any]:
@@ -40,6 +43,19 @@ def scores_of(document: Mapping[str, Any]) -> Scores:
     mlps = None if document["mlps"] is None else torch.tensor(document["mlps"])
     heads = torch.tensor(document["heads"])
     return Scores(document["method"], heads, Cost(**document["cost"]), document["signed"], mlps)
+
+
+def write_edges(path: Path, edges: Edges) -> None:
+    """All of them."""
+    names = {"sources": json.dumps(edges.sources), "targets": json.dumps(edges.targets)}
+    write_tensors(path, {"values": edges.values, "exist": edges.exist}, names)
+
+
+def read_edges(path: Path) -> Edges:
+    """What `write_edges` wrote."""
+    tensors, names = read_tensors(path), read_metadata(path)
+    sources, targets = (tuple(json.loads(names[key])) for key in ("sources", "targets"))
+    return Edges(sources, targets, tensors["values"], tensors["exist"])
 
 
 def truth_json(truth: Truth) -> dict[str, Any]:

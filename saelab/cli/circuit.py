@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from saelab import machine
-from saelab.circuits import Anatomy, draw, run, write_mib_circuit
+from saelab.circuits import Anatomy, Edges, draw, first_edges, run, write_mib_circuit
 from saelab.circuits.directory import CircuitDirectory
 from saelab.circuits.findings import Findings, findings, read
 from saelab.circuits.latents import look_at_latents
@@ -50,7 +52,7 @@ def circuit(config: CircuitConfig, reporter: Reporter, *, fresh: bool = False) -
         if not _is_of(place, config):
             lm = Loaded(config.model, reporter).model
             document = _run(config, lm, sae, place, reporter)
-            _export(findings(document, config.name), lm, place)
+            _export(findings(document, config.name), first_edges(lm, config.plan, place.parts), lm, place)
             write_json(place.document, document)
         found = read(place.path)
         write_text(place.page, of_findings(found))
@@ -103,12 +105,14 @@ def _run(
     return document
 
 
-def _export(found: Findings, lm: LanguageModel, place: CircuitDirectory) -> None:
+def _export(found: Findings, edges: Mapping[str, Edges], lm: LanguageModel, place: CircuitDirectory) -> None:
     """A file for each method, for MIB's circuit track: the scores of the first seed, the strongest heads marked."""
     anatomy = Anatomy.of(lm)
+    place.empty_mib()
     for label, one in found.methods.items():
+        scores = replace(one.scores[0], edges=edges.get(label))
         inside = members(found.circuit(label), found.shape)
-        write_mib_circuit(place.mib / f"{file_name(label)}.json", one.scores[0], inside, anatomy)
+        write_mib_circuit(place.mib / f"{file_name(label)}.json", scores, inside, anatomy)
 
 
 def show(found: Findings, place: CircuitDirectory, reporter: Reporter) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from saelab.circuits import METHODS, Cost, Entry, Plan, Scores, run, table
+from saelab.circuits import METHODS, Cost, Entry, Plan, Scores, first_edges, run, table
 from saelab.circuits.pairs import draw
 from saelab.circuits.parts import Parts
 from saelab.errors import SaelabError
@@ -86,6 +86,25 @@ def test_it_goes_on_where_it_was_interrupted(planted_lm, tmp_path):
         assert more["methods"]["c"]["seeds"][:2] == first["methods"]["c"]["seeds"]
     finally:
         METHODS.remove("counted")
+
+
+def test_all_edges_of_the_first_seed_are_kept_and_made_again_where_they_are_not(planted_lm, tmp_path):
+    plan = replace(PLAN, entries={name: PLAN.entries[name] for name in ("edges", "random")}, curves=(), together=0)
+    parts = tmp_path / "parts.json"
+    first = run(planted_lm, plan, parts)
+    kept = first_edges(planted_lm, plan, parts)
+    assert list(kept) == ["edges"]
+    direct = METHODS["eap"]()(planted_lm, draw("planted", 8, "train", 0, planted_lm)).edges
+    assert direct is not None
+    assert (kept["edges"].sources, kept["edges"].targets) == (direct.sources, direct.targets)
+    assert torch.allclose(kept["edges"].values, direct.values)
+    assert torch.equal(kept["edges"].exist, direct.exist)
+    (file,) = (tmp_path / "parts").iterdir()
+    file.unlink()  # as in what an older saelab made
+    again = run(planted_lm, plan, parts)
+    assert file.exists()
+    assert again["methods"]["edges"]["seeds"][0]["edges"] == first["methods"]["edges"]["seeds"][0]["edges"]
+    assert again["methods"]["edges"]["seeds"][1] == first["methods"]["edges"]["seeds"][1]
 
 
 def test_parts_are_kept_for_a_model_and_settings(planted_lm, word_lm, tmp_path):

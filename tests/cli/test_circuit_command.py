@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from saelab.circuits import METHODS, Anatomy, draw, mib_circuit
 from saelab.circuits.findings import read
+from saelab.lm.model import ModelSpec, load
 from saelab.sae import build
 from saelab.tasks import TASKS
 from saelab.testing.planted_circuit import PlantedCircuit, PlantedTask, plant
@@ -78,7 +81,7 @@ def test_one_command_from_a_file_to_a_table_and_a_page(saelab, config, planted, 
     assert "<b>chance</b>" in out
     assert "runs/tiny/circuit.html" in out
     place = tmp_path / "runs" / "tiny"
-    kept = {"circuit.yaml", "circuit.json", "circuit.html", "parts.json", "mib", "log.txt", ".lock"}
+    kept = {"circuit.yaml", "circuit.json", "circuit.html", "parts.json", "parts", "mib", "log.txt", ".lock"}
     assert {path.name for path in place.iterdir()} == kept
     assert {path.name for path in (place / "mib").iterdir()} == {
         "exact.json",
@@ -93,6 +96,15 @@ def test_one_command_from_a_file_to_a_table_and_a_page(saelab, config, planted, 
     nodes = json.loads((place / "mib" / "slopes.json").read_text())["nodes"]
     inside = [name for name, node in nodes.items() if node["in_graph"] and "h" in name]
     assert inside == [f"a{layer}.h{head}" for layer, head in heads]
+
+    lm = load(ModelSpec(str(planted[0]), dtype="float32", device="cpu"))
+    scores = METHODS["eap"]()(lm, draw("planted", 6, "train", 0, lm))
+    edges = json.loads((place / "mib" / "edges.json").read_text())["edges"]
+    whole = mib_circuit(scores, torch.zeros(found.shape), Anatomy.of(lm))["edges"]
+    assert {name: edge["score"] for name, edge in edges.items()} == {
+        name: pytest.approx(edge["score"]) for name, edge in whole.items()
+    }
+    assert json.loads((place / "mib" / "slopes.json").read_text())["edges"] == {}
 
     page = (place / "circuit.html").read_text()
     assert "<script" not in page
@@ -114,16 +126,16 @@ def test_parts_that_are_made_are_used_again_and_fresh_starts_over(saelab, config
     more = json.loads((place / "parts.json").read_text())["parts"]
     assert parts.items() <= more.items()
     assert read(place).seeds == 2
+    assert {path.name for path in (place / "mib").iterdir()} == {"slopes.json", "b-chance-b.json"}
+    assert saelab("circuit", "tiny.yaml", "--only", "<b>chance</b>")[0] == 0
+    assert [path.name for path in (place / "mib").iterdir()] == ["b-chance-b.json"]
     assert saelab("circuit", "tiny.yaml", "--only", "<b>chance</b>", "--fresh")[0] == 0
     assert not any("attribution" in name for name in json.loads((place / "parts.json").read_text())["parts"])
 
 
 @pytest.mark.slow
 def test_latents_of_a_run_are_looked_at(saelab, config, planted, tmp_path, lm):
-    import torch
-
     from saelab.lm.mask import Mask, MaskSpec
-    from saelab.lm.model import ModelSpec, load
 
     model = load(ModelSpec(str(planted[0]), dtype="float32", device="cpu"))
     hook = model.hook("blocks.1.hook_resid_post")
