@@ -323,6 +323,8 @@ def push(
     reporter = _reporter(False)
     for name, size in pushed.sizes.items():
         reporter.say(f"{size:>15,} bytes  {name}")
+    for name in pushed.removed:
+        reporter.say(f"{'removed':>21}  {name}")
     for reason in pushed.refused.values():
         reporter.say(f"note       {reason}")
     reporter.say(f"card       {pushed.card}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +14,7 @@ from saelab.errors import SaelabError, did_you_mean
 from saelab.files import read_json, write_text
 from saelab.interop import hub
 from saelab.interop.card import Card, Metric, export_directory
+from saelab.interop.parts import CannotHold
 from saelab.lm import assets
 from saelab.sae import SAE, io
 from saelab.training.run_directory import RunDirectory
@@ -34,6 +35,7 @@ class Pushed:
         card: the card's file on this machine.
         refused: by format, why the SAE is not there in it.
         url: of the commit; None on a dry run.
+        removed: what an earlier push had left there, and this one has not.
     """
 
     repo: str
@@ -41,6 +43,7 @@ class Pushed:
     card: Path
     refused: Mapping[str, str]
     url: str | None
+    removed: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -67,9 +70,9 @@ def push(
     place = RunDirectory(run)
     if not place.finished:
         raise SaelabError("there is no trained SAE here", where=str(run), fix="name a finished run, such as runs/demo")
-    unknown = [format for format in formats if format not in (OWN, *hub.FORMATS_BESIDE)]
+    unknown = [format for format in formats if format not in (OWN, *interop.WRITABLE)]
     if unknown:
-        known = (OWN, *hub.FORMATS_BESIDE)
+        known = (OWN, *interop.WRITABLE)
         raise SaelabError(f"'{unknown[0]}' cannot be pushed", where="--format", fix=did_you_mean(unknown[0], known))
     sae = SAE.load(place.sae)
     with TemporaryDirectory() as temporary:
@@ -77,10 +80,11 @@ def push(
         files |= {name: place.sae / name for name in (io.CONFIG, io.WEIGHTS)}
         files[hub.CARD] = _card_file(place, repo, sae, exports, refused, card)
         sizes = {name: path.stat().st_size for name, path in sorted(files.items())}
-        url = None
-        if not dry_run:
-            url = hub.publish(repo, files, message=f"{place.path.resolve().name}, by saelab", private=private)
-        return Pushed(repo, sizes, files[hub.CARD], refused, url)
+        pushed = Pushed(repo, sizes, files[hub.CARD], refused, url=None)
+        if dry_run:
+            return pushed
+        made = hub.publish(repo, files, message=f"{place.path.resolve().name}, by saelab", private=private)
+        return replace(pushed, url=made.url, removed=made.removed)
 
 
 def _exported(
@@ -96,7 +100,7 @@ def _exported(
         directory = export_directory(format, sae)
         try:
             interop.export(sae, temporary / directory, format)
-        except SaelabError as error:
+        except CannotHold as error:
             if formats:
                 raise
             refused[format] = error.message

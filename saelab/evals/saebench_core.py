@@ -20,7 +20,6 @@ from saelab.lm.model import LanguageModel, next_token_losses
 from saelab.lm.splice import EditFrom, splice_from
 from saelab.sae import SAE
 
-EVERYTHING = Mask(first_position=False, special=(), norm_limits={})
 COLUMNS = ("tokens", "predictions", "ce_clean", "ce_sae", "ce_zero", "kl_sae", "kl_zero")
 """What is summed over the counted tokens of each document."""
 
@@ -166,7 +165,7 @@ def _columns(
 
     clean = lm.logits(tokens)
     ce, kl = [losses(clean)], []
-    for edit, mask in ((spliced, replaced), (lambda _, value: torch.zeros_like(value), EVERYTHING)):
+    for edit, mask in ((spliced, replaced), (lambda _, value: torch.zeros_like(value), Mask.everything())):
         with splice_from(lm, source, target, edit, mask=mask, tokens=tokens):
             logits = lm.logits(tokens)
         ce.append(losses(logits))

@@ -26,9 +26,6 @@ from saelab.lm.mask import Mask
 from saelab.lm.splice import Change
 from saelab.sae import SAE, SparseCode
 
-EVERYWHERE = Mask(first_position=False, special=(), norm_limits={})
-"""Leaves nothing out."""
-
 
 @dataclass
 class Attached:
@@ -74,7 +71,8 @@ def attached(
                 where="SAE.attached",
             )
         x = read.pop()
-        keep = tokens.kept(mask, origin.hook or source, x) & tokens.kept(mask, origin.target_hook or target, value)
+        keep = tokens.kept(mask, _limited(mask, source, origin.hook), x)
+        keep &= tokens.kept(mask, _limited(mask, target, origin.target_hook), value)
         seen.keep = keep
         seen.code, new = _made(sae, x[keep], value[keep], change, error_term=error_term)
         edited = value.clone()
@@ -96,13 +94,18 @@ def own_mask(sae: SAE) -> Mask:
     """
     policy = sae.identity.provenance.get("mask")
     if policy is None:
-        return EVERYWHERE
+        return Mask.everything()
     try:
         return Mask.from_json(policy)
     except (KeyError, TypeError, ValueError) as error:
         raise SaelabError(
             "what this SAE says of the positions it was trained on cannot be read", fix="pass mask=Mask(...)"
         ) from error
+
+
+def _limited(mask: Mask, name: str, own: str | None) -> str:
+    """By which name the mask knows a hook: the one it was asked for by, or the SAE's own."""
+    return own if own is not None and name not in mask.norm_limits else name
 
 
 def _known(name: str | None, what: str) -> str:
@@ -163,7 +166,7 @@ class _Tokens:
                     "this SAE leaves out some tokens, and the model was not given as many tokens as the hook carries "
                     "activations",
                     where="SAE.attached",
-                    fix="run the model on token ids, or pass mask=EVERYWHERE of saelab.interop.attach",
+                    fix="run the model on token ids, or pass mask=Mask.everything() of saelab.lm.mask",
                 )
             ids = torch.zeros(value.shape[:2], dtype=torch.long, device=value.device)
         padding = self._padding

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from saelab import __version__
 from saelab.interop.origin import Origin
 from saelab.sae import SAE
+from saelab.sae.foreign import FORMATS
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Card:
         parts = [
             _front_matter(self),
             _introduction(self),
-            _measured(self.metrics),
+            _measured(self.metrics, imported="imported" in self.sae.identity.provenance),
             _positions(self.sae),
             _loading(self),
         ]
@@ -107,7 +107,7 @@ def _front_matter(card: Card) -> str:
     known: dict[str, Any] = {"library_name": "saelab", "tags": tags}
     if origin.model and (_ON_HUB.fullmatch(origin.model) or _fetched_from_hub(card.sae)):
         known["base_model"] = origin.model
-    if origin.dataset and _ON_HUB.fullmatch(origin.dataset):
+    if origin.dataset and _ON_HUB.fullmatch(origin.dataset) and not _read_from_files(card.sae):
         known["datasets"] = [origin.dataset]
     return f"---\n{yaml.safe_dump(known, sort_keys=False)}---\n"
 
@@ -117,6 +117,21 @@ def _fetched_from_hub(sae: SAE) -> bool:
     model = sae.identity.provenance.get("model")
     content = model.get("content") if isinstance(model, dict) else None
     return isinstance(content, str) and content.startswith(("commit ", "revision "))
+
+
+def _read_from_files(sae: SAE) -> bool:
+    """Whether its text was somebody's files, whose names may look like the hub's."""
+    data = sae.identity.provenance.get("data")
+    return isinstance(data, dict) and "files" in data
+
+
+def _maker(sae: SAE) -> str:
+    """Who trained it, as far as it says so."""
+    imported = sae.identity.provenance.get("imported")
+    if isinstance(imported, dict):
+        format = str(imported.get("format"))
+        return f"brought into saelab's format from that of {FORMATS[format].title}" if format in FORMATS else "imported"
+    return "trained with saelab"
 
 
 def _introduction(card: Card) -> str:
@@ -146,7 +161,7 @@ def _introduction(card: Card) -> str:
         ["SHA-256", code(sae.sha256())],
     ]
     return (
-        f"# {prose(card.name)}\n\nA {what} on the activations of a language model, made with saelab {__version__}.\n\n"
+        f"# {prose(card.name)}\n\nA {what} on the activations of a language model, {prose(_maker(sae))}.\n\n"
         + _table(["", ""], rows)
     )
 
@@ -154,10 +169,12 @@ def _introduction(card: Card) -> str:
 _FOREMOST = ("reconstruction", "downstream", "density")
 
 
-def _measured(metrics: Mapping[str, Sequence[Metric]]) -> str:
+def _measured(metrics: Mapping[str, Sequence[Metric]], *, imported: bool) -> str:
     if not metrics:
         return "## Measurements\n\nNone were made.\n"
-    parts = ["## Measurements\n\nOn documents that training did not see, with 95 % intervals of some.\n"]
+    unseen = "On documents that training did not see"
+    text = "On text that was chosen for it; whether training had seen it is not known" if imported else unseen
+    parts = [f"## Measurements\n\n{text}. With 95 % intervals of some.\n"]
     first = [name for name in _FOREMOST if name in metrics]
     parts += [_metrics(metrics[name]) for name in first]
     parts += [
@@ -200,7 +217,6 @@ def _positions(sae: SAE) -> str:
     )
 
 
-_TITLES = {"saelens": "SAELens", "sparsify": "sparsify", "dictionary_learning": "dictionary_learning"}
 _OTHERS = {
     "saelens": 'from sae_lens import SAE\n\nsae = SAE.from_pretrained("{repo}", "{path}")',
     "sparsify": 'from sparsify import SparseCoder\n\nsae = SparseCoder.load_from_hub("{repo}", hookpoint="{path}")',
@@ -222,9 +238,9 @@ def _loading(card: Card) -> str:
     for format, snippet in _OTHERS.items():
         if format in card.exports:
             text = snippet.replace("{repo}", card.repo).replace("{path}", card.exports[format])
-            parts.append(f"With {prose(_TITLES[format])}:\n\n{_block('python', text)}")
+            parts.append(f"With {prose(FORMATS[format].title)}:\n\n{_block('python', text)}")
         elif format in card.refused:
-            parts.append(f"Not with {prose(_TITLES[format])}: {prose(card.refused[format])}.")
+            parts.append(f"Not with {prose(FORMATS[format].title)}: {prose(card.refused[format])}.")
     return "\n\n".join(parts) + "\n"
 
 

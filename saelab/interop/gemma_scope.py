@@ -39,7 +39,8 @@ def read(path: Path) -> SAE:
         SaelabError: damaged, or a transcoder.
     """
     file = _parameters(path)
-    if "transcoder" in file.absolute().as_posix():
+    named = file.parent.resolve() / file.name  # a cache keeps the file itself elsewhere, under its hash
+    if "transcoder" in named.as_posix():
         raise SaelabError(
             "a transcoder of Gemma Scope reads behind a norm's weight, for which there is no hook", where=str(file)
         )
@@ -49,7 +50,7 @@ def read(path: Path) -> SAE:
     expect_shapes(arrays, shapes, str(file))
     coder = {"W_enc": arrays["W_enc"].T, "b_enc": arrays["b_enc"], "rule.threshold": arrays["threshold"].clamp(min=0)}
     parts = Parts("jumprelu", {}, coder, arrays["W_dec"], arrays["b_dec"], centred=False, d_in=d)
-    return assemble(parts, Source("gemma_scope", (file,), _origin(file.absolute())))
+    return assemble(parts, Source("gemma_scope", (file,), _origin(named)))
 
 
 _RELEASE = re.compile(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att)\b")

@@ -44,7 +44,7 @@ class Origin:
             "model": model.get("name"),
             "hook": provenance.get("hook"),
             "target_hook": provenance.get("target_hook"),
-            "dataset": data.get("dataset") or data.get("name") or ", ".join(_section(data, "files")) or None,
+            "dataset": data.get("hub") or data.get("dataset") or ", ".join(_section(data, "files")) or None,
             "context_length": windows.get("context_length"),
             "prepend_bos": windows.get("prepend_bos"),
             "special_tokens": bool(mask["special"]) if "special" in mask else None,

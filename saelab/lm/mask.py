@@ -48,6 +48,11 @@ class Mask:
     norm_limits: dict[str, float]
 
     @classmethod
+    def everything(cls) -> Mask:
+        """Leaves nothing out."""
+        return cls(first_position=False, special=(), norm_limits={})
+
+    @classmethod
     def of(cls, spec: MaskSpec, tokenizer: PreTrainedTokenizerBase) -> Mask:
         special = tuple(sorted(set(tokenizer.all_special_ids))) if spec.special_tokens else ()
         return cls(spec.first_position, special, {})

@@ -116,6 +116,11 @@ def _check_imported(identity: Identity, sae: SAE, config: Path) -> None:
         raise SaelabError("a transcoder's target has neither the bias nor the scale of its input", where=str(config))
 
 
+def is_config(document: Any) -> bool:
+    """Whether a `config.json` is of an SAE in this format, of whatever schema."""
+    return isinstance(document, dict) and {"schema", "saelab", "kind", "d_in"} <= document.keys()
+
+
 def _identity(document: Any, path: Path) -> Identity:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__

@@ -58,13 +58,14 @@ class HubStandIn:
 
     Attributes:
         repos: by `org/name`.
-        log: "METHOD /path" of every request.
+        log: "METHOD /path" of every request; asked: how public each repository was to be made.
         read_only: whether commits are refused; down: whether nothing is answered but that.
     """
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.log: list[str] = []
+        self.asked: dict[str, dict[str, Any]] = {}
         self.read_only = self.down = False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._server.daemon_threads = True
@@ -170,7 +171,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def info(self, repo_name: str, revision: str = "main", **query: str) -> None:
         commit, files = self._revision(self._repo(repo_name), revision or "main")
-        self._json({"id": repo_name, "sha": commit, "siblings": [{"rfilename": path} for path in files]})
+        private = self.hub.repos[repo_name].private
+        self._json(
+            {"id": repo_name, "sha": commit, "private": private, "siblings": [{"rfilename": path} for path in files]}
+        )
 
     def _entry(self, repo: Repo, path: str, data: bytes) -> dict[str, Any]:
         return {"type": "file", "path": path, "size": repo.declared.get(path, len(data)), "oid": _sha(data)}
@@ -198,6 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
     def create(self, **query: str) -> None:
         asked = json.loads(self.body)
         name = f"{asked['organization']}/{asked['name']}"
+        self.hub.asked[name] = {key: asked[key] for key in ("private", "visibility") if key in asked}
         if name in self.hub.repos:
             self._send(409, json.dumps({"url": f"{self.hub.url}/{name}", "error": "exists"}).encode())
             return

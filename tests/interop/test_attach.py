@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from saelab.errors import SaelabError
-from saelab.interop.attach import EVERYWHERE
 from saelab.lm.mask import Mask
 from saelab.lm.splice import reconstruct, splice, splice_from, transcode
 from saelab.sae import SAE, Scaling, build
@@ -196,6 +195,9 @@ def test_long_activations_keep_their_own(plain, tokens):
         plain(tokens)
         handle.remove()
         limit = float(norms[0].median())
+        with sae.attached(plain, "model.layers.1", mask=Mask(False, (), {"model.layers.1": limit})) as seen:
+            plain(tokens)
+        assert torch.equal(seen.keep, norms[0] <= limit)
         with sae.attached(plain, mask=Mask(False, (), {HOOK: limit})) as seen:
             plain(tokens)
     assert torch.equal(seen.keep, norms[0] <= limit)
@@ -240,7 +242,7 @@ def test_what_does_not_fit_is_said(run, plain, sae, tokens):
         pass
     with torch.no_grad(), sae.attached(plain), pytest.raises(SaelabError, match="not given as many tokens"):
         plain(inputs_embeds=plain.get_input_embeddings()(tokens))
-    with torch.no_grad(), sae.attached(plain, mask=EVERYWHERE):
+    with torch.no_grad(), sae.attached(plain, mask=Mask.everything()):
         plain(inputs_embeds=plain.get_input_embeddings()(tokens))
     with torch.no_grad(), sae.attached(plain, "lm_head"), pytest.raises(SaelabError, match="width 32, not"):
         plain(tokens)
