@@ -107,7 +107,7 @@ class Findings:
             orders.
         shown: the label of the method whose circuit is shown, and how many heads it has; None: of no method.
         truth_prompts, curve_prompts: pairs behind these.
-        config: as it was written.
+        config: as it was written, and its hash; nothing where there was none.
     """
 
     name: str
@@ -129,6 +129,7 @@ class Findings:
     curve_prompts: int
     saelab: str
     config: str
+    config_sha256: str
 
     @property
     def truth(self) -> Truth:
@@ -203,6 +204,7 @@ def findings(document: Mapping[str, Any], name: str) -> Findings:
         curve_prompts=int(document["prompts"]["curves"]),
         saelab=str(document["saelab"]),
         config=str(document.get("config", "")),
+        config_sha256=str(document.get("config_sha256", "")),
     )
 
 

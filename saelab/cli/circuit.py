@@ -26,7 +26,7 @@ from saelab.config import config_sha256, to_yaml
 from saelab.errors import SaelabError
 from saelab.evals.report.words import count
 from saelab.features.live import Live
-from saelab.files import read_json, write_json, write_text
+from saelab.files import write_json, write_text
 from saelab.lm.model import LanguageModel
 from saelab.sae import SAE
 from saelab.training.run_directory import RunDirectory
@@ -36,7 +36,8 @@ _FEATURE_SEED = 70_000
 
 
 def circuit(config: CircuitConfig, reporter: Reporter, *, fresh: bool = False) -> Findings:
-    """Run what is not run yet, and write everything; what was made before with the same settings is used again.
+    """Run what is not run yet, and write everything; what was made before with the same settings, and with the same
+    SAE, is used again.
 
     Raises:
         SaelabError: the model does not do the task; an SAE that is not there, or is of another model; the directory
@@ -49,12 +50,13 @@ def circuit(config: CircuitConfig, reporter: Reporter, *, fresh: bool = False) -
             place.start_over()
         reporter.log_to(place.log)
         write_text(place.config, to_yaml(config))
-        if not _is_of(place, config):
+        found = _done(place, config, sae)
+        if found is None:
             lm = Loaded(config.model, reporter).model
             document = _run(config, lm, sae, place, reporter)
-            _export(findings(document, config.name), first_edges(lm, config.plan, place.parts), lm, place)
+            found = findings(document, config.name)
+            _export(found, first_edges(lm, config.plan, place.parts), lm, place)
             write_json(place.document, document)
-        found = read(place.path)
         write_text(place.page, of_findings(found))
     return found
 
@@ -63,15 +65,15 @@ def place_of(config: CircuitConfig) -> CircuitDirectory:
     return CircuitDirectory(Path(config.runs_dir) / config.name)
 
 
-def _is_of(place: CircuitDirectory, config: CircuitConfig) -> bool:
-    """Whether all is done for this config."""
-    if not place.document.exists():
-        return False
+def _done(place: CircuitDirectory, config: CircuitConfig, sae: SAE | None) -> Findings | None:
+    """What was found, where all is done for this config and this SAE."""
     try:
-        read(place.path)
-        return read_json(place.document).get("config_sha256") == config_sha256(config)
+        found = read(place.path)
     except SaelabError:
-        return False
+        return None
+    looked_at = found.features.sae_sha256 if found.features else None
+    same = found.config_sha256 == config_sha256(config) and looked_at == (sae.sha256() if sae else None)
+    return found if same else None
 
 
 def _sae(directory: Path) -> SAE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -153,6 +154,17 @@ def test_latents_of_a_run_are_looked_at(saelab, config, planted, tmp_path, lm):
     assert all(layer <= 1 for layer, _ in found.heads)
     assert any(any(one.fed) for one in found.latents)
     assert "Latents of the SAE in runs/sae-run" in (tmp_path / "runs" / "tiny" / "circuit.html").read_text()
+
+    parts = (tmp_path / "runs" / "tiny" / "parts.json").read_text()
+    with torch.no_grad():
+        sae.b_dec.add_(0.1)  # trained again, in the same place
+    shutil.rmtree(tmp_path / "runs" / "sae-run" / "sae")
+    sae.save(tmp_path / "runs" / "sae-run" / "sae")
+    assert saelab("circuit", "tiny.yaml", *more, "-o", "seeds=1")[0] == 0
+    again = read(tmp_path / "runs" / "tiny").features
+    assert again is not None
+    assert found.sae_sha256 != again.sae_sha256 == sae.sha256()
+    assert (tmp_path / "runs" / "tiny" / "parts.json").read_text() == parts
 
     other = tmp_path / "runs" / "other"
     sae.identity.provenance["model"] = lm.identity
