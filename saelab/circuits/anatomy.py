@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -116,6 +117,19 @@ def head_name(layer: int, head: int) -> str:
 
 def mlp_name(layer: int) -> str:
     return f"m{layer}"
+
+
+_GROUP = re.compile(r"a(\d+)\.g(\d+)(<[kv]>)?")
+
+
+def readers(target: str, shared: int) -> list[str]:
+    """The heads of a group, `shared` of which have a key and a value in common: `a5.g1<k>` is `a5.h3<k>` and its
+    neighbours. Of anything else, itself."""
+    match = _GROUP.fullmatch(target)
+    if match is None:
+        return [target]
+    layer, group, part = int(match[1]), int(match[2]), match[3] or ""
+    return [f"{head_name(layer, group * shared + i)}{part}" for i in range(shared)]
 
 
 INPUT, OUTPUT = "input", "logits"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from saelab.circuits.anatomy import INPUT, OUTPUT, Anatomy, head_name, mlp_name
+from saelab.circuits.anatomy import INPUT, OUTPUT, Anatomy, head_name, mlp_name, readers
 from saelab.circuits.scores import Edges, Scores
 from saelab.files import write_json
-
-_GROUP = re.compile(r"a(\d+)\.g(\d+)<([kv])>")
 
 
 def mib_circuit(scores: Scores, circuit: Tensor, anatomy: Anatomy) -> dict[str, Any]:
@@ -51,21 +48,12 @@ def write_mib_circuit(path: Path, scores: Scores, circuit: Tensor, anatomy: Anat
 
 def _edges(edges: Edges, nodes: dict[str, dict[str, Any]], anatomy: Anatomy) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
+    shared = anatomy.n_heads // anatomy.n_kv_heads
     for column, target in enumerate(edges.targets):
-        readers = _readers(target, anatomy)
+        reading = readers(target, shared)
         for row in edges.exist[:, column].nonzero()[:, 0].tolist():
-            source, value = edges.sources[row], float(edges.values[row, column]) / len(readers)
-            for reader in readers:
+            source, value = edges.sources[row], float(edges.values[row, column]) / len(reading)
+            for reader in reading:
                 inside = nodes[source]["in_graph"] and nodes[reader.partition("<")[0]]["in_graph"]
                 found[f"{source}->{reader}"] = {"score": value, "in_graph": inside}
     return found
-
-
-def _readers(target: str, anatomy: Anatomy) -> list[str]:
-    """The heads of a group, or the target itself."""
-    match = _GROUP.fullmatch(target)
-    if match is None:
-        return [target]
-    layer, group, part = int(match[1]), int(match[2]), match[3]
-    shared = anatomy.n_heads // anatomy.n_kv_heads
-    return [f"{head_name(layer, group * shared + i)}<{part}>" for i in range(shared)]

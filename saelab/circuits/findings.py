@@ -15,7 +15,7 @@ from saelab.circuits.faithfulness import Curve
 from saelab.circuits.pairs import Competence
 from saelab.circuits.parts import SCHEMA
 from saelab.circuits.records import scores_of
-from saelab.circuits.scores import Scores
+from saelab.circuits.scores import Scores, strength
 from saelab.circuits.table import Row, table
 from saelab.circuits.together import Together
 from saelab.circuits.truth import Truth, members
@@ -50,6 +50,11 @@ class Found:
     def mean(self) -> Tensor:
         """`[layer, head]`: over seeds."""
         return torch.stack([scores.heads for scores in self.scores]).mean(0)
+
+    @property
+    def strength(self) -> Tensor:
+        """`[layer, head]`: of the mean."""
+        return strength(self.mean, signed=self.signed)
 
 
 @dataclass(frozen=True)

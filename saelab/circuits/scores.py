@@ -86,13 +86,28 @@ class Scores:
     @property
     def strength(self) -> Tensor:
         """`[layer, head]`: how much a head matters, in whichever direction."""
-        return self.heads.abs() if self.signed else self.heads
+        return strength(self.heads, signed=self.signed)
 
     def strongest(self, n: int | None = None) -> list[tuple[int, int]]:
-        """The `n` heads (layer, head) of most strength (None: all), the first ones first where they are equal."""
-        order = self.strength.flatten().sort(descending=True, stable=True).indices[:n].tolist()
-        width = self.heads.shape[1]
-        return [(i // width, i % width) for i in order]
+        """The `n` heads (layer, head) of most strength (None: all)."""
+        return strongest(self.strength, n)
+
+
+def strength(values: Tensor, *, signed: bool) -> Tensor:
+    """How much each matters, in whichever direction. Without a sign the least number is the weakest, below 0 too."""
+    return values.abs() if signed else values
+
+
+def strongest(strength: Tensor, n: int | None = None) -> list[tuple[int, int]]:
+    """The `n` places (layer, head) of the largest of `[layer, head]` (None: all), the first ones first where they are
+    equal."""
+    order = strength.flatten().sort(descending=True, stable=True).indices[:n].tolist()
+    return [divmod(i, strength.shape[1]) for i in order]
+
+
+def ranks(strength: Tensor) -> Tensor:
+    """`[layer, head]` int64: each one's place in `strongest`, from 1."""
+    return strength.flatten().argsort(descending=True, stable=True).argsort().view_as(strength) + 1
 
 
 class Method(Protocol):

@@ -10,9 +10,10 @@ from saelab.circuits import Pairs, Scores, Truth
 from saelab.circuits.findings import Findings
 from saelab.circuits.report import figures
 from saelab.circuits.report.drawing import draw
-from saelab.circuits.report.heat import heat, strongest
+from saelab.circuits.report.heat import heat
 from saelab.circuits.report.measured import KEPT, drawn_together
 from saelab.circuits.report.table import method_table
+from saelab.circuits.scores import ranks, strongest
 from saelab.errors import SettingError
 from saelab.evals.base import Chart
 from saelab.evals.report.words import said
@@ -45,13 +46,13 @@ def prompt_text(lm: LanguageModel, prompts: Prompts, row: int) -> str:
 
 def heads(title: str, scores: Scores | Tensor, truth: Truth | None = None) -> Picture:
     """A number for every head, `[layer, head]`, those of the truth framed."""
-    values = scores.heads if isinstance(scores, Scores) else scores
+    values, signed = (scores.heads, scores.signed) if isinstance(scores, Scores) else (scores, True)
     inside = values.new_zeros(values.shape).bool() if truth is None else truth.members
 
     def tell(layer: int, head: int) -> str:
         return f"{layer}.{head}: {said(float(values[layer, head]), 3)}"
 
-    return framed(title, heat(title, values, tell, inside=inside))
+    return framed(title, heat(title, values, tell, inside=inside, signed=signed))
 
 
 def rocs(found: Findings) -> Picture:
@@ -67,7 +68,8 @@ def kept(found: Findings) -> Picture:
 
 
 def drawn(found: Findings, label: str | None = None) -> Picture:
-    """The circuit of a method: parts by layer, orange where they help and blue where they hurt, the truth's framed."""
+    """The circuit of a method: parts by layer, the truth's framed. Orange where they help and blue where they hurt, or
+    orange alone where the method does not say which."""
     if found.shown is None:
         raise SettingError("found", "there is no circuit shown in it")
     label = found.shown[0] if label is None else label
@@ -87,22 +89,17 @@ def places(found: Findings, labels: Sequence[str], n: int = 10) -> Written:
     effects = found.truth.effects
     if effects is None:
         raise SettingError("found", "there are no effects of exact patching in it")
-    inside = [head for head in strongest(effects, effects.numel()) if found.truth.members[head]][:n]
-    ranks = {label: _ranks(found.methods[label].mean.abs()) for label in labels}
+    inside = [head for head in strongest(effects.abs()) if found.truth.members[head]][:n]
+    numbers = {label: ranks(found.methods[label].strength) for label in labels}
     rows = [
         [
             f"{layer}.{head}",
             f"{float(effects[layer, head]):+.1%}",
-            *(float(ranks[label][layer, head]) for label in labels),
+            *(float(numbers[label][layer, head]) for label in labels),
         ]
         for layer, head in inside
     ]
     return table(["head", "share of the effect", *labels], rows)
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """`[layer, head]`: 1 for the largest."""
-    return values.flatten().argsort(descending=True, stable=True).argsort().view_as(values) + 1
 
 
 def methods(found: Findings) -> Written:

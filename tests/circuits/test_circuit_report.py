@@ -17,7 +17,7 @@ from saelab.circuits.findings import Findings, findings
 from saelab.circuits.report import of_findings
 from saelab.circuits.report.drawing import draw
 from saelab.circuits.report.figures import all_kept, kept, random_band, rocs, short_name, truth_name
-from saelab.circuits.report.heads import about
+from saelab.circuits.report.heads import about, circuit, scores
 from saelab.circuits.report.heat import heat, level
 from saelab.circuits.report.latents import fed_by, feeds
 from saelab.circuits.report.layout import lay_out
@@ -64,6 +64,28 @@ def test_every_head_has_a_cell_that_says_its_number_and_members_are_framed():
         drawn(svg).get("aria-label")
         == "Scores, by layer and head. Strongest: 2.0 2; 0.1 −1; 0.0 0.5; 1.1 0.25; 2.1 −0.125."
     )
+
+
+def test_without_a_sign_what_is_below_0_is_nothing():
+    values, nowhere = torch.tensor([[0.5, -1.0], [0.0, 0.25]]), torch.zeros(2, 2, dtype=torch.bool)
+    svg = heat("Scores", values, lambda layer, head: "", inside=nowhere, signed=False)
+    assert [cell.get("class") for cell in by_class(svg, "h")] == ["h p8", "h z", "h z", "h p5"]
+    assert "Strongest: 0.0 0.5; 1.1 0.25; 1.0 0; 0.1 −1." in (drawn(svg).get("aria-label") or "")
+    assert 'class="n' not in svg  # the scale begins at 0
+    assert level(-1.0, 1.0, signed=False) == "z"
+
+
+def test_ranks_and_lists_follow_strength_alone():
+    whole = document(seeds=1)
+    for label, signed in (("first", True), ("third", False)):
+        whole["methods"][label]["seeds"][0] |= {"heads": [[-2.0, 1.0, 0.0, 0.0], *[[0.0] * 4] * 5], "signed": signed}
+    found = findings(whole, "x")
+    assert "0.0: −2, number 1<" in scores(found, "first")
+    assert "0.1: 1, number 1<" in scores(found, "third")
+    assert "0.0: −2, number 24<" in scores(found, "third")
+    assert "Orange helps, blue hurts." in circuit(found, "first")
+    assert "does not say whether it helps or hurts" in circuit(found, "third")
+    assert "blue" not in circuit(found, "third")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 6), (12, 12), (30, 9), (80, 64), (200, 8)])

@@ -162,6 +162,11 @@ def test_places_of_the_heads_that_matter(found):
     scores = found.methods["first"].mean.abs()
     layer, head = inside[0]
     assert lines[1].split()[2] == str(1 + int((scores > scores[layer, head]).sum()))
+    unsigned = replace(
+        found.methods["first"], scores=tuple(replace(one, signed=False) for one in found.methods["first"].scores)
+    )
+    known = repr(nb.places(replace(found, methods={"first": unsigned}), ["first"], 1)).splitlines()[1]
+    assert known.split()[2] == str(1 + int((unsigned.mean > unsigned.mean[layer, head]).sum()))
 
 
 def test_what_is_not_measured_is_refused(found):

@@ -21,11 +21,15 @@ _TOLD = 5
 def draw(found: Findings, label: str) -> str:
     """The picture: parts coloured by what the method says, framed where they are in the ground truth; edges as thick as
     they are strong, or the residual stream where the method has none."""
-    layout = lay_out(found, label)
+    layout, signed = lay_out(found, label), found.methods[label].signed
     places = _Places(layout)
     most = max((abs(node.score) for node in layout.nodes.values() if node.score is not None), default=0.0)
+
+    def shade(node: Node) -> str:
+        return "z" if node.score is None else level(node.score, most, signed=signed)
+
     behind = _edges(places, layout) if layout.ways else _stream(places, layout)
-    nodes = "".join(_node(places, found, node, most) for node in layout.nodes.values())
+    nodes = "".join(_node(places, found, node, shade(node)) for node in layout.nodes.values())
     return picture(_described(layout), places.height, _layers(places, layout) + behind + nodes)
 
 
@@ -69,10 +73,9 @@ def _layers(places: _Places, layout: Layout) -> str:
     return "".join(written("tick", 14, places.y(line) + 4, str(layer)) for layer, line in first.items())
 
 
-def _node(places: _Places, found: Findings, node: Node, most: float) -> str:
+def _node(places: _Places, found: Findings, node: Node, kind: str) -> str:
     x, y = places.of(node)
     wide = _WIDE if node.score is not None else _NAMED
-    kind = "z" if node.score is None else level(node.score, most)
     true = " true" if node.name in _true(found) else ""
     return (
         f'<rect class="head {kind}{true}" x="{x - wide / 2:.1f}" y="{y - _HIGH / 2:.1f}" width="{wide}" '

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 
-import torch
 from torch import Tensor
 
 from saelab.circuits.findings import Findings, Found
 from saelab.circuits.report import figures, heat
 from saelab.circuits.report.drawing import draw
 from saelab.circuits.report.table import Cell, rounded
-from saelab.circuits.scores import METHODS
+from saelab.circuits.scores import METHODS, ranks, strength, strongest
 from saelab.evals.base import Table
 from saelab.evals.report.pieces import details, framed, gallery, grid, paragraph
 from saelab.evals.report.words import count, said
@@ -30,9 +29,8 @@ def circuits(found: Findings) -> str:
     drawn = [circuit(found, label) for label in dict.fromkeys([chosen, *found.curves, *with_edges])]
     told = (
         f"The {count(size, 'head')} that a method holds for the strongest, with its first seed, and MLPs that it holds "
-        "for as strong, where it scores them. Orange helps, blue hurts; a thick frame is the ground truth's. Lines are "
-        "the method's strongest edges (dashed where they hurt) or, where it has none, what heads read from the "
-        "residual stream and add to it."
+        "for as strong, where it scores them. A thick frame is the ground truth's. Lines are the method's strongest "
+        "edges (dashed where they hurt) or, where it has none, what heads read from the residual stream and add to it."
     )
     first = f'<div class="beside">{drawn[0]}{truth(found)}</div>'
     one_by_one = details(f"The {count(size, 'head')} of {chosen}", f'<div class="table">{listed(found, chosen)}</div>')
@@ -42,7 +40,14 @@ def circuits(found: Findings) -> str:
 
 def circuit(found: Findings, label: str) -> str:
     """A method's, drawn."""
-    return framed(label, keeps(found, label), draw(found, label))
+    return framed(label, f"{colours(found.methods[label])} {keeps(found, label)}".strip(), draw(found, label))
+
+
+def colours(one: Found) -> str:
+    """What the colours of a method's heads say."""
+    if one.signed:
+        return "Orange helps, blue hurts."
+    return "The stronger the orange, the more a head matters; the method does not say whether it helps or hurts."
 
 
 def keeps(found: Findings, label: str) -> str:
@@ -100,7 +105,7 @@ def effects(found: Findings) -> str:
         "By how much the score falls where a head carries what it carries in the corrupted prompt, as a share of what "
         "corrupting the whole prompt costs. Framed: in the ground truth."
     )
-    drawn = heat.heat(title, known, tell, inside=found.truth.members) + _strongest(found, title, known)
+    drawn = heat.heat(title, known, tell, inside=found.truth.members) + _strongest(found, title, known, signed=True)
     return framed(title, caption, drawn)
 
 
@@ -113,15 +118,14 @@ def maps(found: Findings) -> str:
 def scores(found: Findings, label: str) -> str:
     """A heat map of what a method says of every head."""
     one = found.methods[label]
-    values = one.mean
-    ranks = _ranks(values.abs() if one.signed else values)
+    values, numbers = one.mean, ranks(one.strength)
 
     def tell(layer: int, head: int) -> str:
         score = said(float(values[layer, head]), 3)
-        return f"{layer}.{head}: {score}, number {int(ranks[layer, head])}{_inside(found, layer, head)}"
+        return f"{layer}.{head}: {score}, number {int(numbers[layer, head])}{_inside(found, layer, head)}"
 
-    drawn = heat.heat(f"Scores of {one.label}", values, tell, inside=found.truth.members)
-    return framed(one.label, about(one), drawn + _strongest(found, one.label, values))
+    drawn = heat.heat(f"Scores of {one.label}", values, tell, inside=found.truth.members, signed=one.signed)
+    return framed(one.label, about(one), drawn + _strongest(found, one.label, values, signed=one.signed))
 
 
 def about(one: Found) -> str:
@@ -134,22 +138,14 @@ def about(one: Found) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def _strongest(found: Findings, label: str, values: Tensor) -> str:
+def _strongest(found: Findings, label: str, values: Tensor, *, signed: bool) -> str:
     """The text of a map."""
     cells: list[list[Cell]] = [
         [f"{layer}.{head}", rounded(float(values[layer, head])), _yes(found.truth.members[layer, head])]
-        for layer, head in heat.strongest(values, _LISTED)
+        for layer, head in strongest(strength(values, signed=signed), _LISTED)
     ]
     shown = grid(Table("", ["head", "value", "in the ground truth"], cells), label=f"Strongest heads: {label}")
     return details(f"The {len(cells)} strongest", shown)
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """`[layer, head]` int64, from 1."""
-    order = values.flatten().sort(descending=True, stable=True).indices
-    ranks = torch.empty_like(order)
-    ranks[order] = torch.arange(1, len(order) + 1)
-    return ranks.view_as(values)
 
 
 def _inside(found: Findings, layer: int, head: int) -> str:

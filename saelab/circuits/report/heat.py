@@ -1,7 +1,8 @@
 """A number for every head as a picture: a cell for each, layers from left to right, heads from top to bottom.
 
 Colour grows faster than the numbers at first, so that the small ones are seen too; the scale below says how. Above and
-below 0 are two hues, and what is far below has a line through it besides. Cells of the ground truth have a frame.
+below 0 are two hues, and what is far below has a line through it besides; of numbers without a sign, what is below 0 is
+nothing. Cells of the ground truth have a frame.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from saelab.circuits.scores import strength, strongest
 from saelab.evals.report import axes
 from saelab.evals.report.marks import LETTER, WIDTH, picture, written
 from saelab.evals.report.words import said
@@ -30,9 +32,10 @@ _LINED = 3
 """From this shade on, a line says that a number is below 0."""
 
 
-def level(value: float, most: float) -> str:
-    """The class that colours a number: `z`, `p1` to `p8`, `n1` to `n8`."""
-    share = (min(abs(value) / most, 1.0) if most > 0 else 0.0) ** _POWER
+def level(value: float, most: float, *, signed: bool = True) -> str:
+    """The class that colours a number: `z`, `p1` to `p8` and, of signed ones, `n1` to `n8`."""
+    far = abs(value) if signed else max(value, 0.0)
+    share = (min(far / most, 1.0) if most > 0 else 0.0) ** _POWER
     shade = round(LEVELS * share)
     return "z" if not shade else f"{'p' if value > 0 else 'n'}{shade}"
 
@@ -74,7 +77,7 @@ class Cells:
         return _LEFT + layer * self.width, _TOP + head * self.height
 
 
-def heat(title: str, values: Tensor, tell: Callable[[int, int], str], *, inside: Tensor) -> str:
+def heat(title: str, values: Tensor, tell: Callable[[int, int], str], *, inside: Tensor, signed: bool = True) -> str:
     """The picture.
 
     Args:
@@ -82,31 +85,22 @@ def heat(title: str, values: Tensor, tell: Callable[[int, int], str], *, inside:
         values: `[layer, head]`.
         tell: what is said of a head (layer, head) where it is pointed at, any text.
         inside: `[layer, head]` bool: which cells are framed.
+        signed: whether what is below 0 matters too, the other way.
     """
-    cells, most = Cells(*values.shape), float(values.abs().max())
+    cells, strengths = Cells(*values.shape), strength(values, signed=signed)
+    most = max(float(strengths.max()), 0.0)
     drawn, framed = [], []
     for layer, row in enumerate(values.tolist()):
         for head, value in enumerate(row):
             hover = f"<title>{text(tell(layer, head))}</title>"
-            drawn.append(_cell(cells, layer, head, level(value, most), hover))
+            drawn.append(_cell(cells, layer, head, level(value, most, signed=signed), hover))
             if inside[layer, head]:
                 framed.append(_outline(cells, layer, head))
     body = "".join(drawn) + (f'<path class="in" d="{"".join(framed)}"/>' if framed else "")
-    body += _ticks(cells) + _scale(cells.bottom + _TICKS, most, signed=bool((values < 0).any()))
-    return picture(_described(title, values), cells.bottom + _TICKS + _STRIP, body)
-
-
-def strongest(values: Tensor, n: int) -> list[tuple[int, int]]:
-    """The (layer, head) of largest absolute value."""
-    order = values.abs().flatten().sort(descending=True, stable=True).indices[:n].tolist()
-    return [divmod(i, values.shape[1]) for i in order]
-
-
-def _described(title: str, values: Tensor) -> str:
-    named = "; ".join(
-        f"{layer}.{head} {said(float(values[layer, head]), 3)}" for layer, head in strongest(values, _TOLD)
-    )
-    return f"{title}, by layer and head. Strongest: {named}."
+    body += _ticks(cells) + _scale(cells.bottom + _TICKS, most, signed=signed and bool((values < 0).any()))
+    first = [f"{layer}.{head} {said(float(values[layer, head]), 3)}" for layer, head in strongest(strengths, _TOLD)]
+    described = f"{title}, by layer and head. Strongest: {'; '.join(first)}."
+    return picture(described, cells.bottom + _TICKS + _STRIP, body)
 
 
 def _cell(cells: Cells, layer: int, head: int, kind: str, inner: str) -> str:

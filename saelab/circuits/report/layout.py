@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from saelab.circuits.anatomy import INPUT, OUTPUT, head_name, mlp_name
+from saelab.circuits.anatomy import INPUT, OUTPUT, head_name, mlp_name, readers
 from saelab.circuits.findings import Edge, Findings
+from saelab.circuits.scores import strength
 
 MOST_MLPS = 10
-_HEAD, _GROUP, _MLP = re.compile(r"a(\d+)\.h(\d+)"), re.compile(r"a(\d+)\.g(\d+)"), re.compile(r"m(\d+)")
+_HEAD, _MLP = re.compile(r"a(\d+)\.h(\d+)"), re.compile(r"m(\d+)")
 _SIDE_BY_SIDE, _ON_A_RUNG = 7, 6
 """More heads of a layer stand in several lines; on a rung of a ladder there is less room."""
 _RAIL, _FIRST_RUNG, _RUNG = 0.11, 0.235, 0.14
@@ -74,10 +75,11 @@ def lay_out(found: Findings, label: str) -> Layout:
     scores = found.methods[label].scores[0]
     heads = found.circuit(label)
     score = {head_name(*head): float(scores.heads[head]) for head in heads}
-    least = min(map(abs, score.values()), default=0.0)
     if scores.mlps is not None:
-        order = scores.mlps.abs().argsort(descending=True, stable=True)[:MOST_MLPS].tolist()
-        score |= {mlp_name(layer): float(scores.mlps[layer]) for layer in order if abs(scores.mlps[layer]) >= least}
+        least = min((float(scores.strength[head]) for head in heads), default=0.0)
+        strengths = strength(scores.mlps, signed=scores.signed)
+        order = strengths.argsort(descending=True, stable=True)[:MOST_MLPS].tolist()
+        score |= {mlp_name(layer): float(scores.mlps[layer]) for layer in order if strengths[layer] >= least}
     shown = {INPUT, OUTPUT, *score}
     ways = _strong(_ways(found.methods[label].edges, shown, _heads_per_group(found)))
     lines = [[INPUT], *_lines(score, _SIDE_BY_SIDE if ways else _ON_A_RUNG), [OUTPUT]]
@@ -111,8 +113,8 @@ def _ways(edges: Sequence[Edge], shown: set[str], shared: int) -> list[Way]:
     """Edges between parts that are shown, those between the same two as one, upwards."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for source, target, value in edges:
-        name, _, part = target.partition("<")
-        for reader in _readers(name, shared):
+        for name in readers(target, shared):
+            reader, _, part = name.partition("<")
             ends = (source, reader) if _depth(source) <= _depth(reader) else (reader, source)
             if shown.issuperset(ends) and _depth(ends[0]) < _depth(ends[1]):
                 parts = found.setdefault(ends, {})
@@ -125,13 +127,6 @@ def _strong(ways: Sequence[Way]) -> list[Way]:
     most = max((abs(way.score) for way in ways), default=0.0)
     kept = [way for way in ways if abs(way.score) >= _LEAST * most]
     return sorted(kept, key=lambda way: abs(way.score))[-_MOST_WAYS:]
-
-
-def _readers(name: str, shared: int) -> list[str]:
-    """The heads of a group, which share a key and a value; or the part itself."""
-    if match := _GROUP.fullmatch(name):
-        return [head_name(int(match[1]), int(match[2]) * shared + i) for i in range(shared)]
-    return [name]
 
 
 def _depth(name: str) -> float:
