@@ -133,7 +133,7 @@ nb.methods(found)
 
 # %%
 best = found.rows[0]
-print(f"{best.label} comes first, with an AUC of {best.auc[f'{CUT_OFF:g}'][0]:.3f} (1 is perfect, 0.5 is luck)")
+print(f"{best.label} comes first, with an AUC of {best.auc[f'{CUT_OFF:g}'].mean:.3f} (1 is perfect, 0.5 is luck)")
 
 # %% [markdown]
 # ## Is it enough?

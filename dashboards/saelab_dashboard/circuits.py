@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,9 +66,14 @@ def _row(name: str, path: Path, chosen: bool) -> list[str]:
     except SaelabError as error:
         return [first, f'<td colspan="{len(_TITLES)}" class="sl-dim">{render.text(error.message, 200)}</td>']
     best = found.rows[0]
-    auc, _ = best.auc[next(iter(found.truths))]
+    auc = best.auc[next(iter(found.truths))]
+    mean = auc.mean if auc else math.nan
     said = (found.task, found.model, str(len(found.methods)), str(found.seeds), best.label)
-    return [first, *(cell(render.text(one, 100)) for one in said), cell(render.number(auc), number=True)]
+    return [
+        first,
+        *(cell(render.text(one, 100)) for one in said),
+        cell(render.number(mean), number=True),
+    ]
 
 
 def _link(name: str, attributes: str = "") -> str:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from saelab.evals.family import Spread
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method's means over seeds and their standard deviations.
+    """A method over its seeds; None where no seed has the number.
 
     Attributes:
         auc: by truth.
+        seconds: the mean.
     """
 
     label: str
-    auc: dict[str, tuple[float, float]]
-    average_precision: tuple[float, float]
-    rank_correlation: tuple[float, float]
+    auc: Mapping[str, Spread | None]
+    average_precision: Spread | None
+    rank_correlation: Spread | None
     prompts: int
     seconds: float
 
@@ -34,16 +36,16 @@ def table(document: Mapping[str, Any]) -> list[Row]:
         rows.append(
             Row(
                 label,
-                {name: _spread([seed["rankings"][name]["auc"] for seed in seeds]) for name in document["truths"]},
-                _spread([seed["rankings"][first]["average_precision"] for seed in seeds]),
-                _spread([seed["rankings"][first]["rank_correlation"] for seed in seeds]),
+                {name: _spread(seeds, name, "auc") for name in document["truths"]},
+                _spread(seeds, first, "average_precision"),
+                _spread(seeds, first, "rank_correlation"),
                 int(seeds[0]["cost"]["prompts"]),
-                float(np.mean([seed["cost"]["seconds"] for seed in seeds])),
+                statistics.fmean(seed["cost"]["seconds"] for seed in seeds),
             )
         )
-    return sorted(rows, key=lambda row: -row.auc[first][0] if row.auc[first][0] == row.auc[first][0] else 0.0)
+    return sorted(rows, key=lambda row: -found.mean if (found := row.auc[first]) else 0.0)
 
 
-def _spread(values: list[float | None]) -> tuple[float, float]:
-    known = [value for value in values if value is not None]
-    return (float(np.mean(known)), float(np.std(known))) if known else (float("nan"), float("nan"))
+def _spread(seeds: list[Mapping[str, Any]], truth: str, key: str) -> Spread | None:
+    values = [seed["rankings"][truth][key] for seed in seeds]
+    return Spread.of([value for value in values if value is not None])

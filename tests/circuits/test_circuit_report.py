@@ -223,6 +223,13 @@ def test_the_table_has_means_and_spreads_over_seeds(found: Findings):
     shown = method_table(found)
     assert shown.rows[0] == ["first", "0.910 ± 0.010", "0.910 ± 0.010", "0.500 ± 0.000", "–", 64.0, 1.5]
     assert method_table(findings(document(seeds=1), "x")).rows[0][1] == "0.900"
+    assert method_table(findings(document(seeds=3), "x")).rows[0][1] == "0.920 ± 0.020"  # as of a sample
+    some = document(seeds=3)
+    none = {"auc": None, "average_precision": None, "rank_correlation": None}
+    some["methods"]["first"]["seeds"][0]["rankings"] = dict.fromkeys(some["truths"], none)
+    assert method_table(findings(some, "x")).rows[0][1] == "0.930 ± 0.010"  # two seeds: it reaches both
+    assert "± is one standard deviation over seeds." in of_findings(findings(some, "x"))
+    assert "± reaches both seeds." in of_findings(found)
 
 
 def test_what_feeds_a_latent_is_named_strongest_first(found: Findings):

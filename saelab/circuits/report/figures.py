@@ -26,13 +26,13 @@ def aucs(found: Findings) -> Chart:
     for name in found.truths:
         rows: Points = []
         for row in found.rows:
-            mean, spread = row.auc[name]
-            if np.isfinite(mean):
-                ends = [mean - spread, mean + spread] if found.seeds > 1 else []
-                rows.append([row.label, mean, *ends])
+            if spread := row.auc[name]:
+                ends = [spread.low, spread.high] if len(spread.values) > 1 else []
+                rows.append([row.label, spread.mean, *ends])
         if rows:
             series[truth_name(name)] = rows
-    caption = f"Mean over {found.seeds} seeds, and one standard deviation." if found.seeds > 1 else ""
+    several = "one standard deviation" if found.seeds > 2 else "both of them"
+    caption = f"Mean over {found.seeds} seeds, and {several}." if found.seeds > 1 else ""
     return Chart("Area under the ROC curve", "method", "AUC", series, "bars", caption=caption)
 
 

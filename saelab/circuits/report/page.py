@@ -8,6 +8,7 @@ from importlib.resources import files
 from saelab.circuits.findings import Findings
 from saelab.circuits.report import heads, heat, measured
 from saelab.circuits.report.latents import latents
+from saelab.evals.family import said_of_spread
 from saelab.evals.report import frame
 from saelab.evals.report.pieces import Card, Section, cards, details, note, paragraph
 from saelab.evals.report.words import count, duration, said
@@ -17,11 +18,12 @@ from saelab.features.render import text
 
 def of_findings(found: Findings) -> str:
     """The page."""
+    spread = f" {said_of_spread(found.seeds)}." if found.seeds > 1 else ""
     return frame.frame(
         f"{found.name} · saelab circuit",
         _header(found),
         [part for part in _sections(found) if part.body],
-        footer="Heads are named layer.head, counted from 0. ± is one standard deviation over seeds.",
+        footer=f"Heads are named layer.head, counted from 0.{spread}",
         styles=[_style()],
     )
 
@@ -72,6 +74,7 @@ def essentials(found: Findings) -> dict[str, str]:
 
 def _cards(found: Findings) -> list[Card]:
     known, best = found.competence, found.rows[0]
+    auc = best.auc[next(iter(found.truths))]
     size = found.shape[0] * found.shape[1]
     right = "share of prompts that the model answers rightly"
     return [
@@ -79,7 +82,7 @@ def _cards(found: Findings) -> list[Card]:
         Card("Score", said(known.clean, 3), meaning="by how much right answers are preferred to wrong ones, mean"),
         Card("Score, corrupted", said(known.corrupted, 3), meaning="the same where what decides the answer is gone"),
         Card("Heads in the circuit", f"{int(found.truth.members.sum())}", f"of {size}", meaning=found.truth.source),
-        Card("Best AUC", said(best.auc[next(iter(found.truths))][0], 3), meaning=f"of {best.label}"),
+        Card("Best AUC", said(auc and auc.mean, 3), meaning=f"of {best.label}"),
     ]
 
 

@@ -6,6 +6,7 @@ from saelab.circuits.findings import Findings
 from saelab.circuits.report.figures import short_name
 from saelab.circuits.table import Row
 from saelab.evals.base import Table
+from saelab.evals.family import Spread
 from saelab.evals.report.words import DASH
 
 Cell = str | float | None
@@ -26,19 +27,17 @@ def method_table(found: Findings) -> Table:
 
 
 def _row(found: Findings, row: Row) -> list[Cell]:
-    several = found.seeds > 1
-    aucs = [spread(row.auc[name], several=several) for name in found.truths]
-    others = [spread(pair, several=several) for pair in (row.average_precision, row.rank_correlation)]
+    aucs = [spread(row.auc[name]) for name in found.truths]
+    others = [spread(row.average_precision), spread(row.rank_correlation)]
     return [row.label, *aucs, *others, float(row.prompts), rounded(row.seconds)]
 
 
-def spread(pair: tuple[float, float], *, several: bool) -> str:
-    """`0.985 ± 0.004`; a dash where there is no number."""
-    mean, deviation = pair
-    if mean != mean:
+def spread(found: Spread | None) -> str:
+    """`0.985 ± 0.004`; of one seed the number alone; a dash where there is none."""
+    if found is None:
         return DASH
-    shown = f"{mean:.3f}".replace("-", "−")
-    return f"{shown} ± {deviation:.3f}" if several else shown
+    shown = f"{found.mean:.3f}".replace("-", "−")
+    return f"{shown} ± {found.around:.3f}" if len(found.values) > 1 else shown
 
 
 def rounded(value: float) -> float:

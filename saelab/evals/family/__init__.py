@@ -2,7 +2,7 @@
 
 from saelab.evals.family.read import read
 from saelab.evals.family.render import COLUMNS, FILE, cells, csv, document, markdown, notes, terminal, write
-from saelab.evals.family.table import METRICS, Comparison, FamilyTable, Reference, Row, Spread
+from saelab.evals.family.table import METRICS, Comparison, FamilyTable, Reference, Row, Spread, said_of_spread
 
 __all__ = [
     "COLUMNS",
@@ -19,6 +19,7 @@ __all__ = [
     "markdown",
     "notes",
     "read",
+    "said_of_spread",
     "terminal",
     "write",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saelab.evals.family.table import METRICS, FamilyTable, Reference, Row, Spread
+from saelab.evals.family.table import METRICS, FamilyTable, Reference, Row, Spread, said_of_spread
 from saelab.files import write_json, write_text
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def _spread(spread: Spread | None, digits: int, *, percent: bool = False) -> str
     if spread is None:
         return NOT_KNOWN
     unit = 100 if percent else 1
-    mean, around = f"{unit * spread.mean:,.{digits}f}", f"{unit * (spread.high - spread.low) / 2:,.{digits}f}"
+    mean, around = f"{unit * spread.mean:,.{digits}f}", f"{unit * spread.around:,.{digits}f}"
     text = mean if len(spread.values) == 1 else f"{mean} ±{around.removeprefix('0') if digits else around}"
     return f"{text} %" if percent else text
 
@@ -74,8 +74,7 @@ def cells(table: FamilyTable, columns: Sequence[str]) -> tuple[list[str], list[l
 def notes(table: FamilyTable) -> list[str]:
     """What a reader must know besides: the spread, other references, and what is not finished."""
     seeds = len(table.comparison.seeds)
-    said = ["± reaches both seeds", "± is one standard deviation over seeds"][seeds > 2]
-    lines = [f"Means of {seeds} seeds; {said}."] if seeds > 1 else ["One seed."]
+    lines = [f"Means of {seeds} seeds; {said_of_spread(seeds)}."] if seeds > 1 else ["One seed."]
     for row in table.rows:
         reference = row.reference
         if reference and reference.name != table.comparison.label:

@@ -60,6 +60,16 @@ class Spread:
     def high(self) -> float:
         return max(self.values) if self.std is None else self.mean + self.std
 
+    @property
+    def around(self) -> float:
+        """What stands behind ±; see `said_of_spread`."""
+        return (self.high - self.low) / 2
+
+
+def said_of_spread(seeds: int) -> str:
+    """What ± is, over two seeds or more."""
+    return "± is one standard deviation over seeds" if seeds > 2 else "± reaches both seeds"
+
 
 @dataclass(frozen=True)
 class Comparison:
