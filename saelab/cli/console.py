@@ -30,33 +30,45 @@ def progress(name: str) -> Iterator[Callable[[int, int, str], None]]:
         yield lambda done, total, note: stage.update(done, note, total)
 
 
+class Pace:
+    """How long work takes that begins now, of which some may have been done before."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._first: int | None = None
+
+    @property
+    def spent(self) -> float:
+        """Seconds since it began."""
+        return time.perf_counter() - self._started
+
+    def left(self, done: int, total: int) -> float | None:
+        """Seconds, by what was gained since the first call; None where nothing was."""
+        self._first = done if self._first is None else self._first
+        gained = done - self._first
+        return self.spent / gained * (total - done) if gained > 0 else None
+
+
 class Stage:
     """One long-running piece of work, `total` units long."""
 
     def __init__(self, reporter: Reporter, name: str, total: int, bar: Progress | None):
         self.reporter, self.name, self.total, self.bar = reporter, name, total, bar
         self.task = bar.add_task(escape(name), total=total, note="") if bar else None
-        self.started = self.printed = time.perf_counter()
-        self.first: int | None = None
+        self.printed, self.pace = time.perf_counter(), Pace()
 
     def update(self, done: int, note: str = "", total: int | None = None) -> None:
         """`done` units are done; `note` is shown beside the bar."""
         self.total = total or self.total
-        if self.first is None:
-            self.first = done
+        left = self.pace.left(done, self.total)
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=done, total=self.total, note=escape(note))
             return
         now = time.perf_counter()
         if now - self.printed >= _PLAIN_EVERY_SECONDS:
             self.printed = now
-            self.reporter.say(f"{self.name}: {done:,}/{self.total:,}{self._left(done, now)}  {note}".rstrip())
-
-    def _left(self, done: int, now: float) -> str:
-        gained = done - (self.first or 0)
-        if gained <= 0:
-            return ""
-        return f", {(now - self.started) / gained * (self.total - done):.0f} s left"
+            shown = "" if left is None else f", {left:.0f} s left"
+            self.reporter.say(f"{self.name}: {done:,}/{self.total:,}{shown}  {note}".rstrip())
 
 
 class Reporter:

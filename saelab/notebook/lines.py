@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from saelab.cli.console import Reporter, Stage, console
+from saelab.cli.console import Pace, Reporter, Stage, console
 from saelab.evals.report.words import duration
 
 _EVERY_SECONDS = 0.5
@@ -41,16 +41,16 @@ class Line:
 
     def __init__(self, what: str, show: Callable[[str], None]):
         self.what, self._show = what, show
-        self._started, self._said = time.perf_counter(), 0.0
+        self._pace, self._said = Pace(), 0.0
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """`done` of `total` units are done."""
-        now = time.perf_counter()
+        now, seconds = time.perf_counter(), self._pace.left(done, total)
         if now - self._said < _EVERY_SECONDS and done < total:
             return
-        self._said, spent = now, now - self._started
-        left = f", {duration(spent / done * (total - done))} left" if 0 < done < total else ""
-        how_far = f"{done:,} of {total:,}{left}" if done < total else f"done in {duration(spent)}"
+        self._said = now
+        left = "" if seconds is None else f", {duration(seconds)} left"
+        how_far = f"{done:,} of {total:,}{left}" if done < total else f"done in {duration(self._pace.spent)}"
         self._show(f"{self.what}: {how_far}  {note}".rstrip())
 
 
@@ -62,13 +62,13 @@ def progress(what: str) -> Callable[[int, int], None]:
 @contextmanager
 def stages(what: str) -> Iterator[Callable[[str, int, int], None]]:
     """What takes (stage, done, total), as `saelab.circuits.run` does."""
-    place, lines, started = Place(), dict[str, Line](), time.perf_counter()
+    place, lines, pace = Place(), dict[str, Line](), Pace()
 
     def tell(stage: str, done: int, total: int) -> None:
         lines.setdefault(stage, Line(f"{what}: {stage}", place.show))(done, total)
 
     yield tell
-    place.show(f"{what}: done in {duration(time.perf_counter() - started)}")
+    place.show(f"{what}: done in {duration(pace.spent)}")
 
 
 class Lines(Reporter):

@@ -70,9 +70,16 @@ def _is_of(sae: SAE, lm: LanguageModel) -> bool:
 
 
 def numbers(run: Run, metrics: Sequence[str]) -> Written:
-    """Some of what evaluators measured: each number with what it is, and how sure it is."""
+    """Some of what evaluators measured: each number with what it is, and how sure it is.
+
+    Raises:
+        SettingError: a number that none of them measured (with those that are there).
+    """
     by_name = {name: one for one in reversed(run.evaluations) for name in one.metrics}
-    rows = [_number(by_name[name], name) for name in metrics if name in by_name]
+    for name in metrics:
+        if name not in by_name:
+            raise SettingError("metrics", f"'{name}' was not measured", fix=f"one of {', '.join(by_name) or 'none'}")
+    rows = [_number(by_name[name], name) for name in metrics]
     return table(["metric", "value", "95 % interval", "measured on", "what it is"], rows)
 
 

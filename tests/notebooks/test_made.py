@@ -35,7 +35,9 @@ def test_a_run_is_made_once_and_is_this_models(lm, config_text, tmp_path, capsys
     assert nb.finished(place, other) is None
     with pytest.raises(SaelabError, match="lm: this is other, and the config's model is tiny-llama"):
         nb.make(config, other)
-    numbers = repr(nb.numbers(read(place), ["fvu", "nothing", "dead_frac"])).splitlines()
+    with pytest.raises(SaelabError, match=r"metrics: 'fuv' was not measured\n.*one of .*fvu"):
+        nb.numbers(read(place), ["fuv"])
+    numbers = repr(nb.numbers(read(place), ["fvu", "dead_frac"])).splitlines()
     assert [line.split()[0] for line in numbers] == ["metric", "fvu", "dead_frac"]
     assert "held-out" not in numbers[0]
 
@@ -69,17 +71,18 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Page:
 
 
 def test_progress_is_one_line_that_ends_with_how_long_it_took(page, monkeypatch):
-    clock = iter([0.0, 1.0, 1.1, 4.0, 8.0])
-    monkeypatch.setattr(lines.time, "perf_counter", lambda: next(clock))
+    now = [0.0]
+    monkeypatch.setattr(lines.time, "perf_counter", lambda: now[0])
     report = nb.progress("patching")
-    report(1, 4)
-    assert page.texts == ["patching: 1 of 4, 3 s left"]
-    report(2, 4)  # too soon
-    assert page.texts == ["patching: 1 of 4, 3 s left"]
-    report(3, 4)
-    assert page.texts == ["patching: 3 of 4, 1 s left"]
-    report(4, 4)
-    assert page.texts == ["patching: done in 8 s"]
+    for seconds, done, said in (
+        (1.0, 6, "6 of 9"),  # gone on with: five were done before
+        (1.1, 7, "6 of 9"),  # too soon
+        (4.0, 8, "8 of 9, 2 s left"),
+        (8.0, 9, "done in 8 s"),
+    ):
+        now[0] = seconds
+        report(done, 9)
+        assert page.texts == [f"patching: {said}"]
 
 
 def test_stages_share_a_line(page):
