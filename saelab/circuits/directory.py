@@ -10,13 +10,13 @@ from pathlib import Path
 from saelab.evals.records import MAX_DEPTH, directories, is_run
 from saelab.files import writing
 
-_DOCUMENT = "circuit.json"
+_DOCUMENT, _PARTS = "circuit.json", "parts.json"
 
 
 @dataclass(frozen=True)
 class CircuitDirectory:
-    """`runs/<name>/`: circuit.yaml parts.json parts/ circuit.json mib/ circuit.html log.txt. Names are other than those
-    of a run's files, so that both may share a directory."""
+    """`runs/<name>/`: circuit.yaml parts.json parts/ circuit.json mib/ circuit.html circuit.log. Names are other than
+    those of a run's files, so that both may share a directory."""
 
     path: Path
 
@@ -27,7 +27,7 @@ class CircuitDirectory:
     @property
     def parts(self) -> Path:
         """What is made so far; large tensors are in a directory of the same name."""
-        return self.path / "parts.json"
+        return self.path / _PARTS
 
     @property
     def document(self) -> Path:
@@ -44,11 +44,11 @@ class CircuitDirectory:
 
     @property
     def log(self) -> Path:
-        return self.path / "log.txt"
+        return self.path / "circuit.log"
 
     def start_over(self) -> None:
         """Remove what an experiment has written here, and nothing else."""
-        for path in (self.config, self.parts, self.document, self.page):
+        for path in (self.config, self.parts, self.document, self.page, self.log):
             with writing(path):
                 path.unlink(missing_ok=True)
         for directory in (self.mib, self.parts.with_suffix("")):
@@ -66,9 +66,11 @@ def _remove(directory: Path) -> None:
 
 
 def find_circuits(root: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:
-    """Directories that hold a `circuit.json`: `root` and up to `depth` below, by path; not inside runs."""
+    """Directories that hold an experiment, also one under way: `root` and up to `depth` below, by path; not inside
+    runs."""
     try:
-        found, below = (root / _DOCUMENT).is_file(), [] if is_run(root) or not depth else directories(root)
+        found = (root / _DOCUMENT).is_file() or (root / _PARTS).is_file()
+        below = [] if is_run(root) or not depth else directories(root)
     except OSError:
         return
     if found:

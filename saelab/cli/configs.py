@@ -25,9 +25,14 @@ def load_run(config: Path, overrides: Sequence[str]) -> RunConfig:
     from saelab.cli.schema import RunConfig
 
     path = find(config)
-    if "task" in _keys(path):
-        raise SaelabError("this config looks for a circuit", where=str(config), fix=f"saelab circuit {config}")
-    return load_config(RunConfig, path, overrides)
+    try:
+        return load_config(RunConfig, path, overrides)
+    except SaelabError:
+        if "task" in _keys(path):
+            raise SaelabError(
+                "this config looks for a circuit", where=str(config), fix=f"saelab circuit {config}"
+            ) from None
+        raise
 
 
 def load_circuit(config: Path, overrides: Sequence[str]) -> CircuitConfig:
@@ -39,14 +44,21 @@ def load_circuit(config: Path, overrides: Sequence[str]) -> CircuitConfig:
     from saelab.cli.circuit_schema import CircuitConfig
 
     path = find(config)
-    if "activations" in _keys(path):
-        raise SaelabError("this config trains an SAE", where=str(config), fix=f"saelab run {config}")
-    return load_config(CircuitConfig, path, overrides)
+    try:
+        return load_config(CircuitConfig, path, overrides)
+    except SaelabError:
+        if "activations" in _keys(path):
+            raise SaelabError("this config trains an SAE", where=str(config), fix=f"saelab run {config}") from None
+        raise
 
 
 def load_either(config: Path, overrides: Sequence[str]) -> RunConfig | CircuitConfig:
     """Whichever of the two it is."""
-    return load_circuit(config, overrides) if "task" in _keys(find(config)) else load_run(config, overrides)
+    from saelab.cli.circuit_schema import CircuitConfig
+    from saelab.cli.schema import RunConfig
+
+    path = find(config)
+    return load_config(CircuitConfig if "task" in _keys(path) else RunConfig, path, overrides)
 
 
 def checked(config: Path, overrides: Sequence[str]) -> str:
