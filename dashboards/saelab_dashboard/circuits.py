@@ -10,6 +10,7 @@ import streamlit as st
 
 from saelab.circuits.directory import CircuitDirectory, find_circuits
 from saelab.circuits.findings import Findings, read
+from saelab.circuits.parts import Standing, standing
 from saelab.errors import SaelabError
 from saelab.features import render
 from saelab_dashboard import circuit, links, session, states
@@ -31,7 +32,10 @@ def show() -> None:
     if len(known) > 1:
         st.html(_listed(known, name))
     try:
-        circuit.show(name, known[name], _read(known[name]))
+        found = _read(known[name])
+        if isinstance(found, Standing):
+            states.say("info", f"{render.text(name)} is under way, or was stopped", _how_far(found))
+        circuit.show(name, known[name], found)
     except SaelabError as error:
         states.failed(error)
 
@@ -42,19 +46,19 @@ def _experiments(roots: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _chosen(known: Mapping[str, Path]) -> str:
-    """The one the address names, else the one last looked at, else the first."""
+    """The one the address names, else the one last looked at, else the first that is done."""
     asked = st.query_params.get(_CIRCUIT)
     if asked is not None and asked not in known:
         ways = " · ".join(map(_link, list(known)[:20]))
         states.say("warning", f"There is no circuit “{render.text(asked, 200)}” here", f"Those that are: {ways}")
     last = st.session_state.get(_CIRCUIT)
-    name = asked or (str(last) if last in known else next(iter(known)))
+    name = asked or (str(last) if last in known else min(known, key=lambda name: not _done(known[name])))
     st.session_state[_CIRCUIT] = st.query_params[_CIRCUIT] = name
     return name
 
 
 def _listed(known: Mapping[str, Path], chosen: str) -> str:
-    """All experiments, each with its best method; of one that cannot be read, why."""
+    """All experiments, each with its best method; of one under way, how far it is; of one that cannot be read, why."""
     heads = [*map(head, _TITLES), head("AUC", number=True)]
     return table("experiments", heads, [_row(name, path, name == chosen) for name, path in known.items()])
 
@@ -65,6 +69,9 @@ def _row(name: str, path: Path, chosen: bool) -> list[str]:
         found = _read(path)
     except SaelabError as error:
         return [first, f'<td colspan="{len(_TITLES)}" class="sl-dim">{render.text(error.message, 200)}</td>']
+    if isinstance(found, Standing):
+        known = [cell(render.text(one, 100)) for one in (found.task, found.model)]
+        return [first, *known, f'<td colspan="{len(_TITLES) - 2}" class="sl-dim">under way: {_how_far(found)}</td>']
     best = found.rows[0]
     auc = best.auc[next(iter(found.truths))]
     mean = auc.mean if auc else math.nan
@@ -80,16 +87,25 @@ def _link(name: str, attributes: str = "") -> str:
     return links.anchor(render.text(name), "circuits", None, attributes=attributes, circuit=name)
 
 
-def _read(path: Path) -> Findings:
-    """An experiment, read once, and again where it was written anew.
+def _how_far(found: Standing) -> str:
+    return f"{found.done} of {found.methods} methods"
+
+
+def _done(path: Path) -> bool:
+    return CircuitDirectory(path).document.exists()
+
+
+def _read(path: Path) -> Findings | Standing:
+    """An experiment, or how far it is; read once, and again where it was written anew.
 
     Raises:
         SaelabError: it cannot be read.
     """
-    file = CircuitDirectory(path).document
-    return _read_once(path, file.stat().st_mtime_ns if file.exists() else 0)
+    place, done = CircuitDirectory(path), _done(path)
+    file = place.document if done else place.parts
+    return _read_once(path, done, file.stat().st_mtime_ns if file.exists() else 0)
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _read_once(path: Path, written: int) -> Findings:
-    return read(path)
+def _read_once(path: Path, done: bool, written: int) -> Findings | Standing:
+    return read(path) if done else standing(CircuitDirectory(path).parts)

@@ -39,6 +39,16 @@ class DiscreteCodes:
     seed: int = 0
     batch_prompts: int = 32
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        for key, least in (("examples", 1), ("null", 0)):
+            if getattr(self, key) < least:
+                raise SettingError(key, f"must be at least {least}, found {getattr(self, key)}")
+
+    @property
+    def least_pairs(self) -> int:
+        return (self.examples + 1) // 2
+
     def __call__(self, lm: LanguageModel, pairs: Pairs, report: Report = quiet) -> Scores:
         passes = Passes(lm, pairs)
         codes, positive = self.codes(passes, report)
@@ -48,10 +58,11 @@ class DiscreteCodes:
 
     def codes(self, passes: Passes, report: Report) -> tuple[Tensor, Tensor]:
         """`[example, all heads]` codes, and `[example]` which are of clean prompts."""
-        check_seed(self.seed)
         found = head_outputs(passes, self.position, self.batch_prompts, report)
-        if not 1 <= self.examples <= len(found.z):
-            raise SettingError("examples", f"must be between 1 and {len(found.z)}, found {self.examples}")
+        if self.examples > len(found.z):
+            raise SettingError(
+                "examples", f"must be at most {len(found.z)}, one for each prompt, found {self.examples}"
+            )
         chosen = rows_of(len(found.z), self.seed)[: self.examples]
         layers = [written(passes.anatomy, layer, found.z[chosen]) for layer in range(passes.anatomy.n_layers)]
         dictionary = train(torch.cat(layers).flatten(0, 1), self.dictionary, self.seed)
@@ -59,7 +70,7 @@ class DiscreteCodes:
 
 
 @dataclass(frozen=True)
-class DiscreteCodeEdges:
+class DiscreteCodeEdges(DiscreteCodes):
     """Pairs of codes of two heads that occur together in clean prompts alone, counted for each pair of heads. Heads are
     scored by how often they are among the strongest pairs.
 
@@ -67,17 +78,9 @@ class DiscreteCodeEdges:
         as in `DiscreteCodes`.
     """
 
-    examples: int = 10
-    dictionary: DictionarySpec = field(default_factory=DictionarySpec)
-    position: Position = "mean"
-    null: int = 0
-    seed: int = 0
-    batch_prompts: int = 32
-
     def __call__(self, lm: LanguageModel, pairs: Pairs, report: Report = quiet) -> Scores:
         passes = Passes(lm, pairs)
-        same = DiscreteCodes(self.examples, self.dictionary, self.position, self.null, self.seed, self.batch_prompts)
-        codes, positive = same.codes(passes, report)
+        codes, positive = self.codes(passes, report)
         values = corrected(unique_pairs, codes, positive, self.null, self.seed)
         shape = (passes.anatomy.n_layers, passes.anatomy.n_heads)
         names = tuple(head_name(i // shape[1], i % shape[1]) for i in range(codes.shape[1]))

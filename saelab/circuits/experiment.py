@@ -20,7 +20,7 @@ from saelab.circuits.gathering import document
 from saelab.circuits.pairs import Pairs, competence, draw
 from saelab.circuits.parts import Parts
 from saelab.circuits.patching import ActivationPatching
-from saelab.circuits.plan import Entry, Plan
+from saelab.circuits.plan import Plan
 from saelab.circuits.records import read_edges, rounded, scores_json, scores_of, write_edges
 from saelab.circuits.scores import Cost, Edges, Report, Scores, quiet
 from saelab.circuits.together import ablate_together, output_norms
@@ -39,15 +39,18 @@ def silent(what: str, done: int, total: int) -> None:
     """No report."""
 
 
-def run(lm: LanguageModel, plan: Plan, parts: Path, tell: Tell = silent) -> dict[str, Any]:
+def run(
+    lm: LanguageModel, plan: Plan, parts: Path, tell: Tell = silent, stamp: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Run a plan, keeping parts in a file, and return what came out: JSON-able, see `saelab/circuits/README.md`.
 
+    Args:
+        stamp: what makes parts now; see `Parts`.
+
     Raises:
-        SaelabError: the model does not do the task (with the accuracy), or a setting is wrong.
+        SaelabError: the model does not do the task (with the accuracy).
     """
-    for entry in plan.entries.values():
-        entry.build(seed=0)  # wrong settings are found before hours of work
-    return _Experiment(lm, plan, Parts(parts, lm), tell).document()
+    return _Experiment(lm, plan, Parts(parts, lm, stamp), tell).document()
 
 
 def first_edges(lm: LanguageModel, plan: Plan, parts: Path) -> dict[str, Edges]:
@@ -66,23 +69,33 @@ class _Experiment:
     tell: Tell
 
     def document(self) -> dict[str, Any]:
-        plan, known = self.plan, self.competence
+        plan = self.plan
+        self.parts.expect(
+            plan.task, {label: [self.at(label, seed) for seed in range(plan.seeds)] for label in plan.entries}
+        )
+        known = self.competence
         exact = self.exact
         by_cut_off = by_patching(exact, known["clean"] - known["corrupted"], plan.cut_offs)
         truths = {f"{cut_off:g}": truth for cut_off, truth in by_cut_off.items()}
         truths |= {truth.source: truth for truth in published(self.lm, plan.task)}
         found = {label: self.scores(label) for label in plan.entries}
         made = document(self.lm, plan.task, known, truths, found)
-        return made | {
+        made |= {
             "prompts": {"truth": plan.truth_prompts, "curves": plan.curve_prompts},
             "curves": self.curves({label: scores_of(found[label][0]) for label in plan.curves}),
             "together": self.together(exact) if plan.together else None,
         }
+        return made | {"made": self.parts.stamps()}
 
-    def part(
-        self, name: str, settings: Any, make: Callable[[], Any], whole: Callable[[Any], bool] = lambda made: True
-    ) -> Any:
-        return self.parts.part(f"{self.plan.task}/{name}", settings, make, whole)
+    def part(self, name: str, settings: Any, make: Callable[[], Any]) -> Any:
+        return self.parts.part(f"{self.plan.task}/{name}", settings, make)
+
+    def at(self, label: str, seed: int) -> tuple[str, Any]:
+        """The name and the settings of a method's part; its scores depend on nothing besides, so that what is not set
+        is part of the settings too."""
+        entry = self.plan.entries[label]
+        settings = [entry.method, entry.prompts, asdict(entry.build(seed=0))]
+        return f"{self.plan.task}/{entry.method}/seed{seed}", settings
 
     @cached_property
     def truth_pairs(self) -> Pairs:
@@ -128,14 +141,13 @@ class _Experiment:
             return seed > 0 or "edges" not in made or self.edges_file(label).exists()
 
         return [
-            self.part(f"{entry.method}/seed{seed}", _settings(entry), partial(make, seed), partial(whole, seed))
+            self.parts.part(*self.at(label, seed), partial(make, seed), partial(whole, seed))
             for seed in range(self.plan.seeds)
         ]
 
     def edges_file(self, label: str) -> Path:
         """Where a method's edges are, by the first seed."""
-        entry = self.plan.entries[label]
-        return self.parts.tensors(f"{self.plan.task}/{entry.method}/seed0", _settings(entry))
+        return self.parts.tensors(*self.at(label, seed=0))
 
     @cached_property
     def curve_pairs(self) -> Pairs:
@@ -185,8 +197,3 @@ class _Experiment:
             return asdict(ablate_together(self.circuits, heads, norms, plan.sets, seed=0))
 
         return self.part("together", [plan.curve_prompts, plan.ablation, plan.sets, heads], make)
-
-
-def _settings(entry: Entry) -> list[Any]:
-    """What a method's scores depend on besides the seed: what is not set is part of it too."""
-    return [entry.method, entry.prompts, asdict(entry.build(seed=0))]

@@ -111,7 +111,7 @@ class Findings:
         ablation: of what is outside circuits; curves: by label and order (`strength`, `signed`); random: of random
             orders.
         shown: the label of the method whose circuit is shown, and how many heads it has; None: of no method.
-        truth_prompts, curve_prompts: pairs behind these.
+        truth_prompts, curve_prompts: pairs behind these, where that is known.
         config: as it was written, and its hash; nothing where there was none.
     """
 
@@ -130,8 +130,8 @@ class Findings:
     together: Together | None
     features: FeaturesFound | None
     shown: tuple[str, int] | None
-    truth_prompts: int
-    curve_prompts: int
+    truth_prompts: int | None
+    curve_prompts: int | None
     saelab: str
     config: str
     config_sha256: str
@@ -205,8 +205,8 @@ def findings(document: Mapping[str, Any], name: str) -> Findings:
         together=_together(document["together"]),
         features=_features(document.get("features")),
         shown=None if shown is None else (str(shown["method"]), int(shown["heads"])),
-        truth_prompts=int(document["prompts"]["truth"]),
-        curve_prompts=int(document["prompts"]["curves"]),
+        truth_prompts=int(document["prompts"]["truth"] or 0) or None,
+        curve_prompts=int(document["prompts"]["curves"] or 0) or None,
         saelab=str(document["saelab"]),
         config=str(document.get("config", "")),
         config_sha256=str(document.get("config_sha256", "")),

@@ -79,7 +79,7 @@ def document(
         "task": task,
         "shape": [anatomy.n_layers, anatomy.n_heads],
         "kv_heads": anatomy.n_kv_heads,
-        "prompts": {"truth": 0, "curves": 0},
+        "prompts": {"truth": None, "curves": None},
         "competence": dict(known),
         "truths": {name: truth_json(truth) for name, truth in truths.items()},
         "methods": {label: {"seeds": [_judged(row, truths) for row in made]} for label, made in rows.items()},

@@ -37,7 +37,20 @@ class Entry:
             if name not in known:
                 raise SettingError(name, f"method '{self.method}' has no setting '{name}'")
         seeded = {"seed": seed} if "seed" in known else {}
-        return made(**{**seeded, **self.settings})
+        method = made(**{**seeded, **self.settings})
+        if (at_once := getattr(method, "batch_prompts", 1)) < 1:
+            raise SettingError("batch_prompts", f"must be at least 1, found {at_once}")
+        return method
+
+    def check(self) -> None:
+        """Find before hours of work what would stop the method.
+
+        Raises:
+            SaelabError: as of `build`; fewer prompts than it needs.
+        """
+        least = max(2, getattr(self.build(seed=0), "least_pairs", 2))
+        if self.prompts < least:
+            raise SettingError("prompts", f"must be at least {least} for method '{self.method}', found {self.prompts}")
 
 
 STANDARD: Mapping[str, Entry] = {
@@ -89,6 +102,11 @@ class Plan:
     at_least: Annotated[float, "accuracy below which a model is held not to do the task"] = 0.8
 
     def __post_init__(self) -> None:
+        for label, entry in self.entries.items():
+            try:
+                entry.check()
+            except SettingError as error:
+                raise SettingError(f"entries.{label}.{error.key}", error.message, fix=error.fix) from error
         if (
             not self.cut_offs
             or len(set(self.cut_offs)) < len(self.cut_offs)

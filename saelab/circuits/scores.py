@@ -111,7 +111,8 @@ def ranks(strength: Tensor) -> Tensor:
 
 
 class Method(Protocol):
-    """A frozen dataclass of settings that can be called on a model and pairs."""
+    """A frozen dataclass of settings that can be called on a model and pairs. It may have `batch_prompts`, pairs at
+    once, and `least_pairs`, without which it does not work."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 

@@ -53,13 +53,17 @@ class SparseCodes:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        for key in ("errors", "answer_weight"):
-            if getattr(self, key) < 0:
-                raise SettingError(key, f"must be at least 0, found {getattr(self, key)}")
+        for key, least in (("examples", 1), ("outputs", 1), ("errors", 0), ("answer_weight", 0)):
+            if getattr(self, key) < least:
+                raise SettingError(key, f"must be at least {least}, found {getattr(self, key)}")
+
+    @property
+    def least_pairs(self) -> int:
+        return self.examples
 
     def __call__(self, lm: LanguageModel, pairs: Pairs, report: Report = quiet) -> Scores:
-        if not 1 <= self.examples <= len(pairs):
-            raise SettingError("examples", f"must be between 1 and {len(pairs)}, found {self.examples}")
+        if len(pairs) < self.examples:
+            raise SettingError("examples", f"must be at most {len(pairs)}, one for each pair, found {self.examples}")
         passes = Passes(lm, pairs)
         anatomy = passes.anatomy
         scale, drawn = self._sample(passes)

@@ -89,15 +89,18 @@ def _run(
 ) -> dict[str, Any]:
     with reporter.stages() as tell:
         live = None if sae is None else Live.of(sae.to(lm.device), lm)  # that they fit is found before hours of work
-        document = run(lm, config.plan, place.parts, tell)
+        stamp = {
+            "git_revision": provenance.git_revision(),
+            "versions": provenance.versions(),
+            "machine": machine.describe(),
+        }
+        document = run(lm, config.plan, place.parts, tell, stamp)
         document |= {
             "name": config.name,
             "circuit": {"method": config.shown, "heads": config.circuit.heads},
             "config": to_yaml(config),
             "config_sha256": config_sha256(config),
-            "git_revision": provenance.git_revision(),
-            "versions": provenance.versions(),
-            "machine": machine.describe(),
+            **stamp,
         }
         if live is not None:
             heads = findings(document, config.name).circuit(config.shown)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
-from saelab.circuits import CUT_OFF, METHODS, OTHER_CUT_OFFS, STANDARD, Entry, Plan
+from saelab.circuits import METHODS, STANDARD, Entry, Plan
 from saelab.circuits.faithfulness import Ablation
 from saelab.cli.schema import check_name
 from saelab.config import Choice, OneOf
@@ -17,7 +17,7 @@ from saelab.tasks import TASKS
 
 
 def _check_method(choice: Choice) -> None:
-    METHODS[choice.kind](**choice.settings)
+    Entry(choice.kind, settings=choice.settings).build(seed=0)
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,14 @@ class MethodSpec:
     """One row of the table."""
 
     method: Annotated[Choice, OneOf(METHODS, hidden=("seed",), check=_check_method), "the method and its settings"]
-    prompts: Annotated[int, "pairs of a clean and a corrupted prompt that it may see"] = 32
+    prompts: Annotated[int, "pairs of a clean and a corrupted prompt that it may see"] = Entry.prompts
 
     def __post_init__(self) -> None:
-        _at_least("prompts", self.prompts, 2)
+        self.entry.check()
+
+    @property
+    def entry(self) -> Entry:
+        return Entry(self.method.kind, self.prompts, self.method.settings)
 
 
 def _standard() -> dict[str, MethodSpec]:
@@ -40,10 +44,10 @@ def _standard() -> dict[str, MethodSpec]:
 class TruthSpec:
     """What methods are held against: exact patching, and published circuits where there are any."""
 
-    prompts: Annotated[int, "pairs that exact patching sees, of templates that no method sees"] = 48
+    prompts: Annotated[int, "pairs that exact patching sees, of templates that no method sees"] = Plan.truth_prompts
     cut_offs: Annotated[
         tuple[float, ...], "share of the whole effect from which on a head is in the circuit; the chosen one first"
-    ] = (CUT_OFF, *OTHER_CUT_OFFS)
+    ] = Plan.cut_offs
 
     def __post_init__(self) -> None:
         _at_least("prompts", self.prompts, 2)
@@ -53,12 +57,12 @@ class TruthSpec:
 class CurveSpec:
     """What circuits of growing size keep, and what is left without them."""
 
-    methods: Annotated[tuple[str, ...], "of the table, by name"] = ()
-    prompts: Annotated[int, "pairs, of templates that no method sees"] = 32
-    random: Annotated[int, "orders of random heads to compare with"] = 40
+    methods: Annotated[tuple[str, ...], "of the table, by name"] = Plan.curves
+    prompts: Annotated[int, "pairs, of templates that no method sees"] = Plan.curve_prompts
+    random: Annotated[int, "orders of random heads to compare with"] = Plan.random_orders
     ablation: Annotated[
         Ablation, "what heads outside carry: activations of the corrupted prompt, their mean, nothing"
-    ] = "corrupted"
+    ] = Plan.ablation
 
     def __post_init__(self) -> None:
         _at_least("prompts", self.prompts, 2)
@@ -69,8 +73,8 @@ class CurveSpec:
 class TogetherSpec:
     """The heads whose patching loses most, ablated together, beside sets of others that are like them."""
 
-    heads: Annotated[int, "how many (0: this is left out)"] = 5
-    sets: Annotated[int, "others, matched in layer and in how much they write"] = 20
+    heads: Annotated[int, "how many (0: this is left out)"] = Plan.together
+    sets: Annotated[int, "others, matched in layer and in how much they write"] = Plan.sets
 
     def __post_init__(self) -> None:
         _at_least("heads", self.heads, 0)
@@ -110,8 +114,8 @@ class CircuitConfig:
     methods: Annotated[dict[str, MethodSpec], "name -> method, as the table is to call them (none: every method)"] = (
         field(default_factory=_standard)
     )
-    seeds: Annotated[int, "each method is run so many times, on other prompts"] = 5
-    at_least: Annotated[float, "accuracy below which the model is held not to do the task"] = 0.8
+    seeds: Annotated[int, "each method is run so many times, on other prompts"] = Plan.seeds
+    at_least: Annotated[float, "accuracy below which the model is held not to do the task"] = Plan.at_least
     truth: Annotated[TruthSpec, "what methods are held against"] = field(default_factory=TruthSpec)
     curves: Annotated[CurveSpec, "what circuits keep"] = field(default_factory=CurveSpec)
     together: Annotated[TogetherSpec, "heads ablated together"] = field(default_factory=TogetherSpec)
@@ -161,7 +165,7 @@ class CircuitConfig:
         """What the library is asked for."""
         return Plan(
             self.task,
-            entries=_entries(self.methods),
+            entries={label: spec.entry for label, spec in self.methods.items()},
             seeds=self.seeds,
             truth_prompts=self.truth.prompts,
             cut_offs=self.truth.cut_offs,
@@ -183,10 +187,6 @@ class CircuitConfig:
 def file_name(label: str) -> str:
     """A method's name as a file's: `codes (paper)` is `codes-paper`."""
     return re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-").lower() or "method"
-
-
-def _entries(methods: Mapping[str, MethodSpec]) -> dict[str, Entry]:
-    return {label: Entry(spec.method.kind, spec.prompts, spec.method.settings) for label, spec in methods.items()}
 
 
 def _at_least(key: str, value: int, least: int) -> None:

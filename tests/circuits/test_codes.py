@@ -133,5 +133,5 @@ def test_the_papers_recipe_runs_on_a_model(method, planted, planted_lm, planted_
 
 
 def test_more_examples_than_there_are_prompts(planted_lm, planted_pairs):
-    with pytest.raises(SaelabError, match="examples: must be between 1 and 120, found 121"):
+    with pytest.raises(SaelabError, match="examples: must be at most 120, one for each prompt, found 121"):
         METHODS["codes"](examples=121)(planted_lm, planted_pairs)

@@ -10,7 +10,7 @@ import torch
 
 from saelab.circuits import METHODS, Cost, Entry, Plan, Scores, first_edges, run, table
 from saelab.circuits.pairs import draw
-from saelab.circuits.parts import Parts
+from saelab.circuits.parts import Parts, standing
 from saelab.errors import SaelabError
 from saelab.evals.family import Spread
 from saelab.tasks import TASKS
@@ -120,6 +120,40 @@ def test_parts_are_kept_for_a_model_and_settings(planted_lm, word_lm, tmp_path):
     assert part(word_lm, [1]) == 3
 
 
+def test_each_part_says_what_made_it(planted_lm, tmp_path):
+    plan = Plan("planted", {"slopes": Entry("attribution", 4)}, seeds=1, truth_prompts=4, together=0)
+    before, after = {"machine": "before"}, {"machine": "after"}
+    first = run(planted_lm, plan, tmp_path / "parts.json", stamp=before)
+    (only,) = first["made"]
+    assert only["machine"] == "before"
+    assert [name.partition(" ")[0] for name in only["parts"]] == [
+        "planted/competence", "planted/truth/0", "planted/attribution/seed0",
+    ]  # fmt: skip
+    both = run(planted_lm, replace(plan, seeds=2), tmp_path / "parts.json", stamp=after)["made"]
+    assert both[0] == only
+    assert [(one["machine"], len(one["parts"])) for one in both] == [("before", 3), ("after", 1)]
+    old = json.loads((tmp_path / "parts.json").read_text())
+    (tmp_path / "parts.json").write_text(json.dumps({key: old[key] for key in ("schema", "saelab", "model", "parts")}))
+    assert [list(one) for one in run(planted_lm, plan, tmp_path / "parts.json")["made"]] == [["parts"]]
+
+
+def test_how_far_it_is(planted_lm, tmp_path):
+    entries = {"slopes": Entry("attribution", 4), "exact": Entry("patching", 4)}
+    plan = Plan("planted", entries, seeds=2, truth_prompts=4, together=0)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "exact, seed 1":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(planted_lm, plan, tmp_path / "parts.json", stop)
+    known = standing(tmp_path / "parts.json")
+    assert (known.task, known.model, known.done, known.methods) == ("planted", planted_lm.identity["name"], 1, 2)
+    (tmp_path / "parts.json").write_text('{"parts": []}')
+    with pytest.raises(SaelabError, match="does not say how far the experiment is"):
+        standing(tmp_path / "parts.json")
+
+
 def test_a_task_that_the_model_cannot_do_is_refused_with_the_number(word_lm, tmp_path):
     with pytest.raises(SaelabError, match=r"answers \d+% of 'ioi' rightly, below 80%"):
         run(word_lm, replace(PLAN, task="ioi"), tmp_path / "parts.json")
@@ -130,6 +164,15 @@ def test_wrong_settings_are_found_before_any_work(planted_lm, tmp_path):
         run(planted_lm, replace(PLAN, entries={"e": Entry("eap", 8, {"steps": 3})}, curves=()), tmp_path / "parts.json")
     with pytest.raises(SaelabError, match=r"unknown circuit method 'patchin'(.|\n)*did you mean 'patching'"):
         run(planted_lm, replace(PLAN, entries={"e": Entry("patchin")}, curves=()), tmp_path / "parts.json")
+    for method, prompts, settings, said in (
+        ("attribution", 8, {"batch_prompts": 0}, "batch_prompts: must be at least 1, found 0"),
+        ("sparse_codes", 4, {}, "prompts: must be at least 5 for method 'sparse_codes', found 4"),
+        ("sparse_codes", 4, {"examples": 0}, "examples: must be at least 1, found 0"),
+        ("codes", 4, {}, "prompts: must be at least 5 for method 'codes', found 4"),
+        ("random", 1, {}, "prompts: must be at least 2 for method 'random', found 1"),
+    ):
+        with pytest.raises(SaelabError, match=rf"entries\.e\.{said}"):
+            Plan("planted", {"e": Entry(method, prompts, settings)})
     with pytest.raises(SaelabError, match="there is no entry 'EAP'"):
         replace(PLAN, curves=("EAP",))
     with pytest.raises(SaelabError, match="at least 2 pairs are needed, found 1"):

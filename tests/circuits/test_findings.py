@@ -108,6 +108,9 @@ def test_experiments_are_found_beside_runs_and_not_inside_of_them(tmp_path):
     for place in ("b/c", "a", "run", "run/index/x", ".hidden", "1/2/3/4/5/6"):
         write(tmp_path / place, {})
     (tmp_path / "run" / "config.yaml").write_text("")
-    assert [str(path.relative_to(tmp_path)) for path in find_circuits(tmp_path)] == ["a", "b/c", "run"]
+    (tmp_path / "under-way").mkdir()
+    (tmp_path / "under-way" / "parts.json").write_text("")
+    known = [str(path.relative_to(tmp_path)) for path in find_circuits(tmp_path)]
+    assert known == ["a", "b/c", "run", "under-way"]
     assert list(find_circuits(tmp_path / "a")) == [tmp_path / "a"]
     assert list(find_circuits(tmp_path / "nothing")) == []

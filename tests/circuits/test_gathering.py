@@ -52,6 +52,8 @@ def test_it_says_what_an_experiment_says(planted_lm, tmp_path):
     assert list(found.truths) == list(whole.truths)
     assert found.shown == ("attribution", int(found.truth.members.sum()))
     assert (found.curves, found.together) == ({}, None)
+    assert "0 prompts" not in of_findings(found)
+    assert "on 8 prompts that no method saw" in of_findings(whole)
 
 
 def test_curves_and_heads_ablated_together_are_taken_in(planted, planted_lm, planted_pairs):

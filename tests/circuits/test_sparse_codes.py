@@ -60,7 +60,7 @@ def test_a_mean_difference_by_answer_sees_what_cancels(planted, planted_lm, plan
 
 
 def test_wrong_settings(planted_lm, planted_pairs):
-    with pytest.raises(SaelabError, match="examples: must be between 1 and 60, found 61"):
+    with pytest.raises(SaelabError, match="examples: must be at most 60, one for each pair, found 61"):
         SparseCodes(examples=61)(planted_lm, planted_pairs)
     with pytest.raises(SaelabError, match="errors: must be at least 0, found -1"):
         replace(SparseCodes(), errors=-1)

@@ -82,7 +82,7 @@ def test_one_command_from_a_file_to_a_table_and_a_page(saelab, config, planted, 
     assert "<b>chance</b>" in out
     assert "runs/tiny/circuit.html" in out
     place = tmp_path / "runs" / "tiny"
-    kept = {"circuit.yaml", "circuit.json", "circuit.html", "parts.json", "parts", "mib", "log.txt", ".lock"}
+    kept = {"circuit.yaml", "circuit.json", "circuit.html", "parts.json", "parts", "mib", "circuit.log", ".lock"}
     assert {path.name for path in place.iterdir()} == kept
     assert {path.name for path in (place / "mib").iterdir()} == {
         "exact.json",
@@ -186,6 +186,11 @@ def test_latents_of_a_run_are_looked_at(saelab, config, planted, tmp_path, lm):
         ("methods: {a: {method: {kind: patchin}}}", "methods.a.method.kind"),
         ("methods: {a: {method: {kind: eap, steps: 3}}}", "methods.a.method.steps: unknown key"),
         ("methods: {a: {method: {kind: eap_ig, steps: 0}}}", "must be at least 1, found 0"),
+        ("methods: {a: {method: {kind: eap, batch_prompts: 0}}}", "methods.a.method.batch_prompts: must be at least 1"),
+        (
+            "methods: {a: {method: {kind: sparse_codes}, prompts: 4}}",
+            "methods.a.prompts: must be at least 5",
+        ),
         ("methods: {a: {method: {kind: random, seed: 3}}}", "methods.a.method.seed"),
         ("methods: {a b: {method: {kind: random}}, a-b: {method: {kind: random}}}", "names differ by more"),
         ("curves: {methods: [slope]}", "curves.methods: 'slope' is not among the methods"),

@@ -416,6 +416,22 @@ def test_circuits_are_listed_with_what_is_wrong_with_one(tmp_path: Path):
     assert "not a readable JSON file" in words(opened("circuits", circuit="broken"))
 
 
+def test_experiments_under_way_say_how_far_they_are(tmp_path: Path):
+    parts = {"a": 1, "b": 2}
+    expected = {"task": f"ioi{SCRIPT}", "methods": {"one": ["a", "b"], "two": ["a", "c"], "three": []}}
+    made = {"parts": parts, "expected": expected, "model": {"name": "some-model"}}
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "parts.json").write_text(json.dumps(made))
+    experiment(tmp_path / "ioi", document())
+    assert "early is under way, or was stopped 2 of 3 methods" in words(opened("circuits", circuit="early"))
+    found = opened("circuits")  # what is done comes first
+    assert found.query_params["circuit"] == "ioi"
+    assert "some-model under way: 2 of 3 methods" in words(found)
+    assert SCRIPT not in shown(found)
+    (tmp_path / "early" / "parts.json").write_text("{}")
+    assert "does not say how far the experiment is" in words(opened("circuits", circuit="early"))
+
+
 @pytest.mark.parametrize("name", ["../ioi", "/etc", "<b>x</b>"])
 def test_a_name_that_is_no_circuit_is_refused_with_a_way_on(name: str, tmp_path: Path):
     experiment(tmp_path / "ioi", document())

@@ -37,11 +37,12 @@ def faithfulness(found: Findings) -> str:
     """What circuits of growing size keep, all methods together and one by one."""
     if not found.curves:
         return ""
+    prompts = found.curve_prompts
+    unseen = f", on {count(prompts, 'prompt')} of templates that no method saw" if prompts else ""
     told = (
-        f"All heads outside a circuit carry {found.ablation} activations, on {count(found.curve_prompts, 'prompt')} of "
-        "templates that no method saw; MLPs answer to what the heads say. 1 is the whole model, 0 the model with all "
-        "heads ablated. What is left without a circuit should be near 0. Bands: 95 % over prompts; of random circuits, "
-        f"90 % of {len(found.random)}."
+        f"All heads outside a circuit carry {found.ablation} activations{unseen}; MLPs answer to what the heads say. "
+        "1 is the whole model, 0 the model with all heads ablated. What is left without a circuit should be near 0. "
+        f"Bands: 95 % over prompts; of random circuits, 90 % of {len(found.random)}."
     )
     single = [one for label in found.curves for one in curves_of(found, label)]
     overview = gallery(all_curves(found))

@@ -44,10 +44,11 @@ def _header(found: Findings) -> str:
 
 def summary(found: Findings) -> str:
     """The experiment in two sentences, what it stands on, and its headline numbers."""
+    prompts = f", on {count(found.truth_prompts, 'prompt')} that no method saw" if found.truth_prompts else ""
     lead = (
         f"Which attention heads of {model_name(found)} do the task “{found.task}”, as "
         f"{count(len(found.methods), 'method')} say, with {count(found.seeds, 'seed')} each. They are held against "
-        f"{found.truth.source}, on {count(found.truth_prompts, 'prompt')} that no method saw."
+        f"{found.truth.source}{prompts}."
     )
     return f'<p class="lead">{text(lead)}</p>{document.facts(essentials(found))}{cards(_cards(found))}'
 
