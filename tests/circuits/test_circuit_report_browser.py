@@ -1,14 +1,9 @@
-"""The page in a real web browser: it asks for nothing, complains of nothing, runs nothing, and fits a phone.
-
-Screenshots go to `$SAELAB_SCREENSHOTS`, where it is set.
-"""
+"""The page in a real web browser: it asks for nothing, complains of nothing, runs nothing, and fits a phone."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -17,7 +12,7 @@ from saelab.circuits.findings import findings
 from saelab.circuits.report import of_findings
 from tests.circuits.documents import SCRIPT, document
 from tests.dashboards.driver import chromium
-from tests.evals.test_report_browser import contrast, unfold
+from tests.report_pages import Screen, contrast, screens, visited
 
 pytestmark = pytest.mark.slow
 
@@ -30,39 +25,25 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def pages(tmp_path: Path) -> dict[str, Path]:
-    for name, text in (("whole", ""), ("hostile", SCRIPT)):
+    texts = {"circuit-whole": "", "circuit-hostile": SCRIPT}
+    for name, text in texts.items():
         page = of_findings(findings(document(text=text), "x"))
         (tmp_path / f"{name}.html").write_text(page, encoding="utf-8")
-    return {name: tmp_path / f"{name}.html" for name in ("whole", "hostile")}
+    return {name: tmp_path / f"{name}.html" for name in texts}
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+@screens
 def test_the_page_is_quiet_asks_for_nothing_and_fits(
-    width: int, scheme: Literal["light", "dark"], browser: Browser, pages: dict[str, Path], tmp_path: Path
+    screen: Screen, browser: Browser, pages: dict[str, Path], tmp_path: Path
 ):
-    folder = Path(os.environ.get("SAELAB_SCREENSHOTS") or tmp_path)
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda asked: said.append(asked.url))
-    for name, path in pages.items():
-        said.clear()
-        page.goto(path.as_uri())
-        unfold(page)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.screenshot(path=folder / f"circuit-{name}-{width}-{scheme}.png", full_page=True)
-        assert page.locator("script, iframe, img, form, link").count() == 0
-        assert page.title() != "broken"
-        assert said == [path.as_uri()]
-    page.close()
+    assert len(list(visited(browser, pages, screen, tmp_path))) == 2
 
 
 def test_what_is_written_on_parts_and_the_strongest_cells_are_readable_by_day_and_night(
     browser: Browser, pages: dict[str, Path]
 ):
     page = browser.new_page(viewport={"width": 1400, "height": 900})
-    page.goto(pages["whole"].as_uri())
+    page.goto(pages["circuit-whole"].as_uri())
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         for ground in ("z", "head p8", "head n8", "head p4"):

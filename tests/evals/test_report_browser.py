@@ -1,21 +1,17 @@
-"""The page in a real web browser: it asks for nothing, complains of nothing, runs nothing, and fits a phone.
-
-Screenshots go to `$SAELAB_SCREENSHOTS`, where it is set.
-"""
+"""The page in a real web browser: it asks for nothing, complains of nothing, runs nothing, and fits a phone."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser
 
 from saelab.evals.report import Comparison, Member, of_comparison, of_run, read
 from tests.dashboards.driver import chromium
 from tests.evals.report_runs import SCRIPT, hostile_run, matching_index, whole_run
+from tests.report_pages import Screen, contrast, screens, visited
 
 pytestmark = pytest.mark.slow
 
@@ -42,33 +38,12 @@ def pages(tmp_path: Path, write_run: Callable[..., Path]) -> dict[str, Path]:
     return {name: tmp_path / f"{name}.html" for name in written}
 
 
-def unfold(page: Page) -> None:
-    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+@screens
 def test_the_page_is_quiet_asks_for_nothing_and_fits(
-    width: int, scheme: Literal["light", "dark"], browser: Browser, pages: dict[str, Path], tmp_path: Path
+    screen: Screen, browser: Browser, pages: dict[str, Path], tmp_path: Path
 ):
-    folder = Path(os.environ.get("SAELAB_SCREENSHOTS") or tmp_path)
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", lambda dialog: said.append(dialog.message))
-    page.on("request", lambda asked: said.append(asked.url))
-    for name, path in pages.items():
-        said.clear()
-        page.goto(path.as_uri())
-        assert said == [path.as_uri()]
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.screenshot(path=folder / f"report-{name}-{width}-{scheme}.png", full_page=True)
-        unfold(page)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for name, page in visited(browser, pages, screen, tmp_path):
         assert page.title() == f"{name} · saelab report"
-        assert page.locator("script, iframe, img, form, link").count() == 0
-        assert said == [path.as_uri()]
-    page.close()
 
 
 def test_hostile_text_is_shown_as_text(browser: Browser, pages: dict[str, Path]):
@@ -103,23 +78,3 @@ def test_pointing_at_a_series_dims_the_others(browser: Browser, pages: dict[str,
     assert own.evaluate("one => getComputedStyle(one).opacity") == "1"
     assert float(other.evaluate("one => getComputedStyle(one).opacity")) < 0.5
     page.close()
-
-
-def contrast(page: Page, one: str, other: str) -> float:
-    """The ratio of luminances of two of the page's colours (WCAG 2)."""
-    return page.evaluate(
-        """([one, other]) => {
-          const probe = document.createElement("i");
-          document.body.append(probe);
-          const luminance = name => {
-            probe.style.color = `var(${name})`;
-            const parts = getComputedStyle(probe).color.match(/[0-9.]+/g).slice(0, 3).map(x => x / 255);
-            const [r, g, b] = parts.map(x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
-            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-          };
-          const [high, low] = [luminance(one), luminance(other)].sort((a, b) => b - a);
-          probe.remove();
-          return (high + 0.05) / (low + 0.05);
-        }""",
-        [one, other],
-    )
