@@ -75,6 +75,15 @@ def did_you_mean(wrong: str, known: Iterable[str], *, limit: int = 3) -> str:
     return ""
 
 
+def check_least(settings: object, least: int, *keys: str) -> None:
+    """Raise where one of these settings is below `least`, or is a list that is empty or holds such a number."""
+    for key in keys:
+        value = getattr(settings, key)
+        numbers = (value,) if isinstance(value, int) else tuple(value)
+        if not numbers or min(numbers) < least:
+            raise SettingError(key, f"must be at least {least}, found {value}")
+
+
 def check_seed(seed: int) -> None:
     """Raise where a seed does not fit every generator in use."""
     if not 0 <= seed < 2**63:

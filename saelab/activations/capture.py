@@ -23,7 +23,7 @@ from saelab.activations.forward import Forward, pad
 from saelab.activations.room import Room, estimate, row_bytes
 from saelab.activations.scaling import measure
 from saelab.activations.store import DTYPES, INDEX, MANIFEST, NORM_LIMITS, SCHEMA, Contexts, Shard, Store
-from saelab.errors import SaelabError, SettingError, check_seed
+from saelab.errors import SaelabError, SettingError, check_least, check_seed
 from saelab.lm import corpus
 from saelab.lm.corpus import DataSpec
 from saelab.lm.mask import Mask, MaskSpec
@@ -53,9 +53,7 @@ class CaptureSpec:
             raise SettingError("hooks", "name one hook or more", fix="hooks: [blocks.5.hook_resid_post]")
         if len(set(self.hooks)) < len(self.hooks):
             raise SettingError("hooks", "a hook is named twice")
-        for key in ("tokens", "heldout_tokens", "batch_contexts", "shuffle_contexts", "shard_bytes"):
-            if getattr(self, key) < 1:
-                raise SettingError(key, f"must be at least 1, found {getattr(self, key)}")
+        check_least(self, 1, "tokens", "heldout_tokens", "batch_contexts", "shuffle_contexts", "shard_bytes")
         check_seed(self.seed)
 
 

@@ -12,7 +12,7 @@ from saelab.activations.forward import Forward
 from saelab.activations.loader import Batches, Columns, Loader, Wanted
 from saelab.activations.store import Store
 from saelab.activations.stream import Blocks, Stream
-from saelab.errors import SettingError
+from saelab.errors import SettingError, check_least
 from saelab.lm.corpus import DataSpec, documents
 from saelab.lm.model import LanguageModel
 from saelab.lm.windows import WindowSpec
@@ -59,9 +59,7 @@ class FromStream:
     sample_tokens: Annotated[int, "training tokens to store, for statistics and thresholds"] = 100_000
 
     def __post_init__(self) -> None:
-        for key in ("buffer_tokens", "sample_tokens"):
-            if getattr(self, key) < 1:
-                raise SettingError(key, f"must be at least 1, found {getattr(self, key)}")
+        check_least(self, 1, "buffer_tokens", "sample_tokens")
 
     def capture_spec(self, spec: CaptureSpec) -> CaptureSpec:
         return replace(spec, tokens=min(spec.tokens, self.sample_tokens))

@@ -21,7 +21,7 @@ from saelab.bench.bare import BareForward
 from saelab.bench.lockstep import Learning, temporary_directory
 from saelab.bench.progress import Progress, Report
 from saelab.bench.timing import Copy
-from saelab.errors import SaelabError, SettingError, did_you_mean
+from saelab.errors import SaelabError, check_least, did_you_mean
 from saelab.lm.corpus import DataSpec
 from saelab.lm.mask import MaskSpec
 from saelab.lm.model import LanguageModel, ModelSpec
@@ -74,9 +74,7 @@ class Extent:
     steps: int = 48
 
     def __post_init__(self) -> None:
-        for key, value in vars(self).items():
-            if value < 1:
-                raise SettingError(key, f"must be at least 1, found {value}")
+        check_least(self, 1, *vars(self))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from saelab.activations.loader import Batch
-from saelab.errors import SettingError
+from saelab.errors import SettingError, check_least
 from saelab.sae import SAE, VARIANTS, build
 from saelab.sae.coders import Precision
 from saelab.training import Member, TrainSpec
@@ -39,11 +39,8 @@ class Workload:
     l0: float | None = None
 
     def __post_init__(self) -> None:
-        for key in ("d_model", "n_latents", "k"):
-            if getattr(self, key) < 1:
-                raise SettingError(key, f"must be at least 1, found {getattr(self, key)}")
-        if self.batch_tokens < 2:
-            raise SettingError("batch_tokens", f"must be at least 2, found {self.batch_tokens}")
+        check_least(self, 1, "d_model", "n_latents", "k")
+        check_least(self, 2, "batch_tokens")
         if self.k > self.n_latents:
             raise SettingError("k", f"k = {self.k} is more than n_latents = {self.n_latents}", fix="lower k")
         if self.l0 is not None and not 0 < self.l0 <= self.n_latents:

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from saelab import metrics
-from saelab.errors import SettingError, check_seed
+from saelab.errors import SettingError, check_least, check_seed
 from saelab.evals import probes
 from saelab.evals.base import Chart, NotMeasurable, Result, Subject, Table
 from saelab.evals.cosines import unit
 from saelab.evals.first_letters import F1_JUMP, Letter, Letters, letters
-from saelab.evals.labelled import check_counts
 from saelab.evals.probes import Floats
 from saelab.sae import SAE, SparseCode
 
@@ -61,7 +60,7 @@ class Absorption:
     seed: Annotated[int, "of words and the bootstrap"] = 0
 
     def __post_init__(self) -> None:
-        check_counts(self, "examples", "min_letters", "bootstrap_rounds")
+        check_least(self, 1, "examples", "min_letters", "bootstrap_rounds")
         check_seed(self.seed)
         for key in ("min_parameters", "min_latents"):
             if getattr(self, key) < 0:

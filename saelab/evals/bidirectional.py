@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from saelab.errors import check_seed
+from saelab.errors import check_least, check_seed
 from saelab.evals import probes
 from saelab.evals.base import Chart, NotMeasurable, Result, Subject, Table
-from saelab.evals.labelled import Seen, check_concepts, check_counts, mean_of, measured, problems, seen
+from saelab.evals.labelled import Seen, check_concepts, mean_of, measured, problems, seen
 from saelab.evals.probes import Floats, Groups
 from saelab.sae import SparseCode
 
@@ -49,7 +49,7 @@ class Bidirectional:
 
     def __post_init__(self) -> None:
         check_concepts(self.concepts)
-        check_counts(self, "examples", "candidates", "bootstrap_rounds")
+        check_least(self, 1, "examples", "candidates", "bootstrap_rounds")
         check_seed(self.seed)
 
     @torch.no_grad()

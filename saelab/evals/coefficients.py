@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from saelab import metrics
-from saelab.errors import check_seed
+from saelab.errors import check_least, check_seed
 from saelab.evals.base import Chart, NotMeasurable, Result, Subject, Table
 from saelab.evals.cosines import unit
 from saelab.evals.downstream import Downstream
 from saelab.evals.heldout import check_max_tokens, heldout, tokens_of
-from saelab.evals.labelled import check_counts
 from saelab.kernels import PerToken, latent_sum, select, spread
 from saelab.sae import SAE, SparseCode
 from saelab.sae.code import Encoding, Seen
@@ -52,7 +51,7 @@ class Coefficients:
     seed: Annotated[int, "of the null and the bootstrap"] = 0
 
     def __post_init__(self) -> None:
-        check_counts(self, "train_tokens", "contexts", "bootstrap_rounds")
+        check_least(self, 1, "train_tokens", "contexts", "bootstrap_rounds")
         check_max_tokens(self.max_tokens)
         check_seed(self.seed)
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saelab.errors import SettingError, check_seed
+from saelab.errors import check_least, check_seed
 from saelab.evals.base import Chart, Result, Subject
 from saelab.files import sha256_json
 from saelab.lm.model import LanguageModel, next_token_losses
@@ -48,9 +48,7 @@ class Downstream:
     seed: Annotated[int, "of the bootstrap"] = 0
 
     def __post_init__(self) -> None:
-        for key in ("contexts", "batch_contexts", "bootstrap_rounds"):
-            if getattr(self, key) < 1:
-                raise SettingError(key, f"must be at least 1, found {getattr(self, key)}")
+        check_least(self, 1, "contexts", "batch_contexts", "bootstrap_rounds")
         check_seed(self.seed)
 
     @torch.no_grad()

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saelab.errors import check_seed
+from saelab.errors import check_least, check_seed
 from saelab.evals.ablation import Bools, Examples, Question, Shortcut, perturb
 from saelab.evals.base import Chart, NotMeasurable, Result, Subject, Table
-from saelab.evals.labelled import MIN_EXAMPLES, check_concepts, check_counts, mean_of, measured, problems, seen
+from saelab.evals.labelled import MIN_EXAMPLES, check_concepts, mean_of, measured, problems, seen
 from saelab.sae import SparseCode
 from saelab.sae.model import concatenate
 from saelab.tasks import Labelled
@@ -55,7 +55,7 @@ class Erasure:
 
     def __post_init__(self) -> None:
         check_concepts(self.concepts)
-        check_counts(self, "examples", "latents", "bootstrap_rounds")
+        check_least(self, 1, "examples", "latents", "bootstrap_rounds")
         check_seed(self.seed)
 
     @torch.no_grad()

@@ -9,11 +9,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from saelab.errors import SettingError, check_seed
+from saelab.errors import SettingError, check_least, check_seed
 from saelab.evals.base import Chart, NotMeasurable, Result, Subject, Table
 from saelab.evals.cosines import Among, among, unit
 from saelab.evals.heldout import heldout
-from saelab.evals.labelled import check_counts
 from saelab.sae import SAE, SparseCode
 from saelab.testing.planted import stream
 from saelab.testing.recovery import random_dictionary
@@ -39,7 +38,7 @@ class Geometry:
     seed: Annotated[int, "of the random dictionary"] = 0
 
     def __post_init__(self) -> None:
-        check_counts(self, "babel", "tokens")
+        check_least(self, 1, "babel", "tokens")
         check_seed(self.seed)
         if not 0 < self.near < 1:
             raise SettingError("near", f"a cosine between 0 and 1, found {self.near}")

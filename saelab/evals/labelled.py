@@ -41,15 +41,6 @@ def check_concepts(chosen: Sequence[str] | None) -> None:
             raise SettingError("concepts", f"unknown concept '{name}'", fix=did_you_mean(name, CONCEPTS) or None)
 
 
-def check_counts(settings: object, *keys: str) -> None:
-    """Raise where one of these settings is below 1, or is a list that is empty or holds such a number."""
-    for key in keys:
-        value = getattr(settings, key)
-        numbers = (value,) if isinstance(value, int) else tuple(value)
-        if not numbers or min(numbers) < 1:
-            raise SettingError(key, f"must be at least 1, found {value}")
-
-
 def seen(
     subject: Subject,
     name: str,

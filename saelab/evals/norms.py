@@ -9,10 +9,9 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from saelab.errors import SettingError, check_seed
+from saelab.errors import SettingError, check_least, check_seed
 from saelab.evals.base import Chart, Result, Subject, Table
 from saelab.evals.heldout import check_max_tokens, heldout
-from saelab.evals.labelled import check_counts
 from saelab.kernels import spread
 from saelab.sae import SAE, SparseCode
 
@@ -47,7 +46,7 @@ class Norms:
 
     def __post_init__(self) -> None:
         check_max_tokens(self.max_tokens)
-        check_counts(self, "points")
+        check_least(self, 1, "points")
         check_seed(self.seed)
         for value in self.bands:
             if not 0 < value <= 1:

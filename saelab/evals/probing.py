@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saelab.errors import check_seed
+from saelab.errors import check_least, check_seed
 from saelab.evals import probes
 from saelab.evals.base import Chart, Result, Subject, Table
-from saelab.evals.labelled import Seen, check_concepts, check_counts, mean_of, measured, problems, seen
+from saelab.evals.labelled import Seen, check_concepts, mean_of, measured, problems, seen
 from saelab.evals.probes import Floats
 from saelab.sae import SparseCode
 
@@ -43,7 +43,7 @@ class Probing:
 
     def __post_init__(self) -> None:
         check_concepts(self.concepts)
-        check_counts(self, "examples", "k", "bootstrap_rounds")
+        check_least(self, 1, "examples", "k", "bootstrap_rounds")
         check_seed(self.seed)
 
     @torch.no_grad()

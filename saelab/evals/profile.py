@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saelab.activations.store import Store
-from saelab.errors import SettingError, check_seed
+from saelab.errors import check_least, check_seed
 from saelab.evals.base import Chart, Result, Subject, Table
 from saelab.evals.heldout import check_max_tokens, heldout
 from saelab.evals.labelled import heldout_text
@@ -46,8 +46,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         check_max_tokens(self.max_tokens)
-        if self.bootstrap_rounds < 1:
-            raise SettingError("bootstrap_rounds", f"must be at least 1, found {self.bootstrap_rounds}")
+        check_least(self, 1, "bootstrap_rounds")
         check_seed(self.seed)
 
     @torch.no_grad()

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Annotated, Any
 
-from saelab.errors import SaelabError, SettingError, check_seed, did_you_mean
+from saelab.errors import SaelabError, SettingError, check_least, check_seed, did_you_mean
 from saelab.evals.base import Chart, NotMeasurable, Result, Subject, Table
-from saelab.evals.labelled import check_counts
 from saelab.sae.model import Identity
 from saelab.testing.fitting import fit, heldout, measure
 from saelab.testing.trials import EVALUATION_TOKENS, WORLDS, compared, from_world, train_spec
@@ -44,7 +43,7 @@ class Recovery:
     seed: Annotated[int, "the first of them"] = 0
 
     def __post_init__(self) -> None:
-        check_counts(self, "seeds", "steps")
+        check_least(self, 1, "seeds", "steps")
         check_seed(self.seed)
         if not self.worlds:
             raise SettingError("worlds", "names none", fix=did_you_mean("", WORLDS))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saelab import metrics
-from saelab.errors import SettingError, check_seed
+from saelab.errors import check_least, check_seed
 from saelab.evals.base import Result, Subject
 from saelab.evals.downstream import batches, by_document, kl_nats, recovered
 from saelab.lm.mask import Mask
@@ -57,9 +57,7 @@ class SaebenchCore:
     exclude_special_tokens: Annotated[bool, "the SAE leaves BOS, EOS and padding as they are; ablation does not"] = True
 
     def __post_init__(self) -> None:
-        for key in ("contexts", "batch_contexts", "bootstrap_rounds"):
-            if getattr(self, key) < 1:
-                raise SettingError(key, f"must be at least 1, found {getattr(self, key)}")
+        check_least(self, 1, "contexts", "batch_contexts", "bootstrap_rounds")
         check_seed(self.seed)
 
     @torch.no_grad()

@@ -10,11 +10,10 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from saelab.errors import check_seed
+from saelab.errors import check_least, check_seed
 from saelab.evals.base import Chart, Result, Subject, Table
 from saelab.evals.cosines import unit
 from saelab.evals.first_letters import F1_JUMP, MAX_K, Letter, Letters, letters
-from saelab.evals.labelled import check_counts
 from saelab.sae import SAE
 
 
@@ -37,7 +36,7 @@ class Splitting:
     seed: Annotated[int, "of words, shuffled labels and the bootstrap"] = 0
 
     def __post_init__(self) -> None:
-        check_counts(self, "examples", "min_letters", "bootstrap_rounds")
+        check_least(self, 1, "examples", "min_letters", "bootstrap_rounds")
         check_seed(self.seed)
 
     @torch.no_grad()

@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from saelab import metrics
-from saelab.errors import SaelabError, SettingError, check_seed
+from saelab.errors import SaelabError, SettingError, check_least, check_seed
 from saelab.evals.base import Chart, NotMeasurable, Result, Subject, Table
 from saelab.evals.cosines import Pairs, pair, unit
 from saelab.evals.heldout import check_max_tokens, heldout
-from saelab.evals.labelled import check_counts
 from saelab.sae import SAE
 from saelab.testing.planted import stream
 from saelab.testing.recovery import random_dictionary
@@ -43,7 +42,7 @@ class Stability:
     seed: Annotated[int, "of the nulls"] = 0
 
     def __post_init__(self) -> None:
-        check_counts(self, "candidates")
+        check_least(self, 1, "candidates")
         check_max_tokens(self.max_tokens)
         check_seed(self.seed)
         for value in self.above:

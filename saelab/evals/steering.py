@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saelab.errors import SettingError, check_seed
+from saelab.errors import SettingError, check_least, check_seed
 from saelab.evals.base import Chart, NotMeasurable, Result, Subject, Table
 from saelab.evals.interventions import Trial, ablate, area, ask, best_effect, project_out, push, task_of
-from saelab.evals.labelled import Seen, check_concepts, check_counts, heldout_text, mean_of, measured, problems, seen
+from saelab.evals.labelled import Seen, check_concepts, heldout_text, mean_of, measured, problems, seen
 from saelab.evals.probes import Floats, contrast, latent_sums, strongest
 from saelab.lm.splice import EditFrom
 from saelab.metrics import interval
@@ -62,8 +62,8 @@ class Steering:
 
     def __post_init__(self) -> None:
         check_concepts(self.concepts)
-        check_counts(self, "examples", "prompts", "contexts", "context_tokens", "latents", "random_directions")
-        check_counts(self, "bootstrap_rounds")
+        check_least(self, 1, "examples", "prompts", "contexts", "context_tokens", "latents", "random_directions")
+        check_least(self, 1, "bootstrap_rounds")
         if not self.strengths or list(self.strengths) != sorted(set(self.strengths)) or self.strengths[0] < 0:
             raise SettingError("strengths", f"must ascend from 0 or more, found {list(self.strengths)}")
         if not self.max_kl > 0:

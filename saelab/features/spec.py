@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from saelab.errors import SettingError, check_seed
+from saelab.errors import SettingError, check_least, check_seed
 from saelab.lm.windows import Split
 
 Map = Literal["auto", "umap", "pca", "none"]
@@ -27,9 +27,7 @@ class IndexSpec:
     seed: Annotated[int, "of the draw of examples, and of the map"] = 0
 
     def __post_init__(self) -> None:
-        for key in ("top", "intervals", "per_interval", "tokens_listed", "latents_listed", "coactive_tokens"):
-            if getattr(self, key) < 1:
-                raise SettingError(key, f"must be at least 1, found {getattr(self, key)}")
+        check_least(self, 1, "top", "intervals", "per_interval", "tokens_listed", "latents_listed", "coactive_tokens")
         if self.intervals > 100:
             raise SettingError("intervals", f"must be at most 100, found {self.intervals}")
         if self.tokens is not None and self.tokens < 1:

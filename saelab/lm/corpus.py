@@ -37,6 +37,7 @@ _HUB_FIX = (
     "one). If a local path was meant: there is none of that name. Without the hub, use a .txt, .jsonl or "
     f".parquet file, a directory of them, or {assets.PREFIX}wikipedia-sample"
 )
+_SCRIPT_FIX = "set `revision: refs/convert/parquet`, where the hub keeps a copy of most datasets that needs no script"
 
 Row = tuple[str, object, object]  # where it was found, its title, its text: not checked yet
 
@@ -353,8 +354,10 @@ def _reading_dataset(spec: DataSpec, path: Path | None) -> Iterator[None]:
         raise
     except Exception as error:
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) else error
+        fix = _HUB_FIX if path is None else "check `subset` and `split`, and the files themselves"
+        scripted = path is None and "scripts are no longer supported" in str(reason)  # they are code from data
         raise SaelabError(
             f"could not read this dataset: {reason}".replace("\n", " "),
             where=spec.dataset,
-            fix=_HUB_FIX if path is None else "check `subset` and `split`, and the files themselves",
+            fix=_SCRIPT_FIX if scripted else fix,
         ) from error

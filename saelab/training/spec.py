@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from saelab.errors import SettingError, check_seed
+from saelab.errors import SettingError, check_least, check_seed
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,10 @@ class TrainSpec:
     trackio: TrackioSpec = field(default_factory=TrackioSpec)
 
     def __post_init__(self) -> None:
-        least = {"batch_tokens": 2, "warmup_steps": 0, "dead_after_tokens": 1, "mix_shards": 1, "keep_checkpoints": 1}
-        least |= {"milestones": 0}
-        least |= dict.fromkeys(
-            ("log_every_steps", "heldout_every_steps", "heldout_tokens", "checkpoint_every_steps"), 1
-        )
-        for key, bound in least.items():
-            if getattr(self, key) < bound:
-                raise SettingError(key, f"must be at least {bound}, found {getattr(self, key)}")
+        check_least(self, 0, "warmup_steps", "milestones")
+        check_least(self, 1, "dead_after_tokens", "mix_shards", "keep_checkpoints", "checkpoint_every_steps")
+        check_least(self, 1, "log_every_steps", "heldout_every_steps", "heldout_tokens")
+        check_least(self, 2, "batch_tokens")
         check_seed(self.seed)
         if self.tokens < self.batch_tokens:
             raise SettingError("tokens", f"{self.tokens} tokens are less than one batch of {self.batch_tokens}")

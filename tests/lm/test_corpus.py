@@ -228,6 +228,16 @@ def test_a_hub_that_is_not_there_names_the_alternatives(streaming: bool):
         identity(DataSpec("org/name"))
 
 
+def test_a_hub_dataset_that_is_a_script_is_read_from_the_hubs_own_copy(monkeypatch: pytest.MonkeyPatch):
+    def load_dataset(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("Dataset scripts are no longer supported, but found name.py")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert error_of("org/name").endswith(
+        "fix: set `revision: refs/convert/parquet`, where the hub keeps a copy of most datasets that needs no script"
+    )
+
+
 # Identity.
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-from saelab.errors import SaelabError, SettingError, check_seed
+from saelab.errors import SaelabError, SettingError, check_least, check_seed
 from saelab.evals.base import NotMeasurable, Result, Subject
 from saelab.evals.supervised import present, sites
 from saelab.evals.supervised.coders import of_sae, trained_on
@@ -48,9 +48,7 @@ class Supervised:
 
     def __post_init__(self) -> None:
         TASKS[self.task]  # an unknown one is refused with those there are
-        for key in ("train_prompts", "test_prompts", "judged_prompts"):
-            if getattr(self, key) < 8:
-                raise SettingError(key, f"must be at least 8, found {getattr(self, key)}")
+        check_least(self, 8, "train_prompts", "test_prompts", "judged_prompts")
         if not self.edits or min(self.edits) < 1 or list(self.edits) != sorted(set(self.edits)):
             raise SettingError("edits", f"one or more numbers that rise from 1 on, found {list(self.edits)}")
         if self.task_latents < 0:
