@@ -19,7 +19,7 @@ from saelab.circuits.outputs import HeadOutputs, Position, head_outputs
 from saelab.circuits.pairs import Pairs, rows_of
 from saelab.circuits.passes import Passes
 from saelab.circuits.scores import Edges, Report, Scores, quiet
-from saelab.errors import SettingError, check_seed
+from saelab.errors import SettingError, check_least, check_seed
 from saelab.lm.model import LanguageModel
 
 
@@ -41,9 +41,8 @@ class DiscreteCodes:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        for key, least in (("examples", 1), ("null", 0)):
-            if getattr(self, key) < least:
-                raise SettingError(key, f"must be at least {least}, found {getattr(self, key)}")
+        check_least(self, 1, "examples")
+        check_least(self, 0, "null")
 
     @property
     def least_pairs(self) -> int:

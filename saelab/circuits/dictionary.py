@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saelab.errors import SettingError
+from saelab.errors import check_least
 
 NONE = -1
 """The code of an output that no latent answers to."""
@@ -32,9 +32,7 @@ class DictionarySpec:
     scaled: Annotated[bool, "train on outputs divided by their root mean square"] = False
 
     def __post_init__(self) -> None:
-        for key in ("n_latents", "epochs"):
-            if getattr(self, key) < 1:
-                raise SettingError(key, f"must be at least 1, found {getattr(self, key)}")
+        check_least(self, 1, "n_latents", "epochs")
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from saelab.circuits.anatomy import INPUT, OUTPUT, Anatomy, head_name, mlp_hook,
 from saelab.circuits.pairs import Pairs
 from saelab.circuits.passes import Passes
 from saelab.circuits.scores import Edges, Report, Scores, quiet
-from saelab.errors import SaelabError, SettingError
+from saelab.errors import SaelabError, check_least
 from saelab.lm.model import LanguageModel
 from saelab.lm.resume import NamedHook
 
@@ -52,8 +52,7 @@ class IntegratedEdgeAttribution:
     batch_prompts: int = 8
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise SettingError("steps", f"must be at least 1, found {self.steps}")
+        check_least(self, 1, "steps")
 
     def __call__(self, lm: LanguageModel, pairs: Pairs, report: Report = quiet) -> Scores:
         ways = tuple((step + 0.5) / self.steps for step in range(self.steps))

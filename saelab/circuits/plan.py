@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from saelab.circuits.faithfulness import Ablation
 from saelab.circuits.scores import METHODS, Method
 from saelab.circuits.truth import CUT_OFF, OTHER_CUT_OFFS
-from saelab.errors import SettingError
+from saelab.errors import SettingError, check_least
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class Entry:
                 raise SettingError(name, f"method '{self.method}' has no setting '{name}'")
         seeded = {"seed": seed} if "seed" in known else {}
         method = made(**{**seeded, **self.settings})
-        if (at_once := getattr(method, "batch_prompts", 1)) < 1:
-            raise SettingError("batch_prompts", f"must be at least 1, found {at_once}")
+        check_least(method, 1, *({"batch_prompts"} & known))
         return method
 
     def check(self) -> None:

@@ -16,7 +16,7 @@ from saelab.circuits.dictionary import Dictionary, DictionarySpec, train
 from saelab.circuits.pairs import Pairs, rows_of, same_answers
 from saelab.circuits.passes import Passes
 from saelab.circuits.scores import Report, Scores, quiet
-from saelab.errors import SettingError, check_seed
+from saelab.errors import SettingError, check_least, check_seed
 from saelab.lm.model import LanguageModel
 from saelab.tasks import Prompts
 
@@ -53,9 +53,10 @@ class SparseCodes:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        for key, least in (("examples", 1), ("outputs", 1), ("errors", 0), ("answer_weight", 0)):
-            if getattr(self, key) < least:
-                raise SettingError(key, f"must be at least {least}, found {getattr(self, key)}")
+        check_least(self, 1, "examples", "outputs")
+        for key in ("errors", "answer_weight"):
+            if getattr(self, key) < 0:
+                raise SettingError(key, f"must be at least 0, found {getattr(self, key)}")
 
     @property
     def least_pairs(self) -> int:

@@ -11,7 +11,7 @@ from saelab.circuits import METHODS, STANDARD, Entry, Plan
 from saelab.circuits.faithfulness import Ablation
 from saelab.cli.schema import check_name
 from saelab.config import Choice, OneOf
-from saelab.errors import SettingError, did_you_mean
+from saelab.errors import SettingError, check_least, did_you_mean
 from saelab.lm.model import ModelSpec
 from saelab.tasks import TASKS
 
@@ -50,7 +50,7 @@ class TruthSpec:
     ] = Plan.cut_offs
 
     def __post_init__(self) -> None:
-        _at_least("prompts", self.prompts, 2)
+        check_least(self, 2, "prompts")
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class CurveSpec:
     ] = Plan.ablation
 
     def __post_init__(self) -> None:
-        _at_least("prompts", self.prompts, 2)
-        _at_least("random", self.random, 0)
+        check_least(self, 2, "prompts")
+        check_least(self, 0, "random")
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class TogetherSpec:
     sets: Annotated[int, "others, matched in layer and in how much they write"] = Plan.sets
 
     def __post_init__(self) -> None:
-        _at_least("heads", self.heads, 0)
-        _at_least("sets", self.sets, 0)
+        check_least(self, 0, "heads")
+        check_least(self, 0, "sets")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class ShownSpec:
     method: Annotated[str | None, "whose (none: the first of curves.methods, or else of the table)"] = None
 
     def __post_init__(self) -> None:
-        _at_least("heads", self.heads, 1)
+        check_least(self, 1, "heads")
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class FeatureSpec:
     latents: Annotated[int, "the strongest, which are listed and patched one by one"] = 20
 
     def __post_init__(self) -> None:
-        _at_least("prompts", self.prompts, 2)
-        _at_least("latents", self.latents, 1)
+        check_least(self, 2, "prompts")
+        check_least(self, 1, "latents")
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class CircuitConfig:
         files = [file_name(label) for label in self.methods]
         if len(set(files)) < len(files):
             raise SettingError("methods", f"names differ by more than punctuation, found {', '.join(self.methods)}")
-        _at_least("seeds", self.seeds, 1)
+        check_least(self, 1, "seeds")
         named = [("curves.methods", name) for name in self.curves.methods]
         named += [("circuit.method", self.circuit.method)] if self.circuit.method is not None else []
         for key, name in named:
@@ -187,8 +187,3 @@ class CircuitConfig:
 def file_name(label: str) -> str:
     """A method's name as a file's: `codes (paper)` is `codes-paper`."""
     return re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-").lower() or "method"
-
-
-def _at_least(key: str, value: int, least: int) -> None:
-    if value < least:
-        raise SettingError(key, f"must be at least {least}, found {value}")
