@@ -22,8 +22,8 @@ from saelab.activations.loader import Batches, Wanted
 from saelab.activations.source import SOURCES, Source, Text
 from saelab.cli import provenance
 from saelab.cli.console import Reporter
-from saelab.cli.origin import check_origin
 from saelab.cli.schema import RunConfig
+from saelab.cli.trained_on import check_trained_on
 from saelab.config import Choice, as_dict, load_config, to_yaml
 from saelab.errors import SaelabError
 from saelab.evals import EVALUATORS, Subject, evaluate
@@ -149,8 +149,9 @@ class Run:
             return self.cache()
         kept = self._kept_store()
         if kept is None:
-            return self.cache(self._check_origin)
-        self._check_origin(kept.manifest["content"] | {"model": self.loaded.identity})
+            return self.cache(self._check_trained_on)
+        self._check_trained_on(kept.manifest["content"] | {"model": self.loaded.identity})
+        self.reporter.say(f"cache      what this run was trained on -> {kept.directory}")
         return kept
 
     def _kept_store(self) -> Store | None:
@@ -169,11 +170,11 @@ class Run:
             return None  # capture says what is the matter with it, or makes it again
         return store if store.content_sha256 == named["content_sha256"] else None
 
-    def _check_origin(self, content: Mapping[str, Any]) -> None:
+    def _check_trained_on(self, content: Mapping[str, Any]) -> None:
         """Raise where the finished SAE is of another model, or of other text, than a store of this content."""
         provenance = read_json(self.directory.sae / "config.json").get("provenance", {})
         sections = ("model",) if self.elsewhere else ("model", "data", "windows")
-        note = check_origin(provenance, {section: content[section] for section in sections})
+        note = check_trained_on(provenance, {section: content[section] for section in sections})
         if note is not None:
             self.reporter.say(f"note       {note}")
 
@@ -373,7 +374,7 @@ class Run:
         sae = SAE.load(self.directory.sae)
         found = {"model": store.manifest["content"]["model"], "mask": store.manifest["mask"]}
         own = {} if self.elsewhere else {key: store.manifest["content"][key] for key in ("data", "windows")}
-        check_origin(sae.identity.provenance, found | own)
+        check_trained_on(sae.identity.provenance, found | own)
         return sae.to(self.loaded.device)
 
     def _provenance(self, store: Store) -> dict[str, Any]:

@@ -18,7 +18,7 @@ _OTHER = {
 }
 
 
-def check_origin(provenance: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
+def check_trained_on(provenance: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
     """Compare what an SAE says of its training with the `model`, `data`, `windows` and `mask` in `found`, as far as it
     says anything: one that was imported knows no hash of its text. A note where the model's dtype is another.
 

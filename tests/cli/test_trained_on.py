@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from saelab.cli.origin import check_origin
+from saelab.cli.trained_on import check_trained_on
 from saelab.errors import SaelabError
 from saelab.files import read_json, read_tensors, write_tensors
 from tests.cli.test_cli import refused, saelab
@@ -26,17 +26,17 @@ TRAINED: dict[str, Any] = {
 
 
 def test_what_is_the_same_is_no_matter():
-    assert check_origin(TRAINED, TRAINED) is None
-    assert check_origin(TRAINED, {"model": MODEL | {"name": "moved"}}) is None
-    assert check_origin({}, TRAINED) is None
+    assert check_trained_on(TRAINED, TRAINED) is None
+    assert check_trained_on(TRAINED, {"model": MODEL | {"name": "moved"}}) is None
+    assert check_trained_on({}, TRAINED) is None
     limits = {"mask": TRAINED["mask"] | {"norm_limits": {}}}
-    assert check_origin(TRAINED, TRAINED | limits) is None
+    assert check_trained_on(TRAINED, TRAINED | limits) is None
     imported = TRAINED | {"data": {"dataset": "some/text"}}  # a name fixes no text
-    assert check_origin(imported, TRAINED) is None
+    assert check_trained_on(imported, TRAINED) is None
 
 
 def test_another_dtype_is_a_note():
-    found = check_origin(TRAINED, TRAINED | {"model": MODEL | {"dtype": "bfloat16"}})
+    found = check_trained_on(TRAINED, TRAINED | {"model": MODEL | {"dtype": "bfloat16"}})
     assert found == "the SAE was trained on float32 passes of the model, and these are bfloat16"
 
 
@@ -54,7 +54,7 @@ def test_another_dtype_is_a_note():
 )
 def test_what_is_another_is_named(section, change, message):
     with pytest.raises(SaelabError, match=message):
-        check_origin(TRAINED, TRAINED | {section: TRAINED[section] | change})
+        check_trained_on(TRAINED, TRAINED | {section: TRAINED[section] | change})
 
 
 @pytest.mark.slow
