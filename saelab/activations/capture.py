@@ -92,12 +92,14 @@ def capture(
     mask: MaskSpec,
     spec: CaptureSpec,
     *,
+    check: Callable[[dict[str, Any]], None] = lambda _: None,
     report: Callable[[Progress], None] = lambda _: None,
     announce: Callable[[Room], None] = lambda _: None,
 ) -> Store:
     """Make the store, or go on making it, or just open it where it is complete.
 
     Args:
+        check: called first, with everything that determines the store; may raise.
         report: called as tokens are captured.
         announce: called once before anything is written, with what it will take.
 
@@ -106,6 +108,7 @@ def capture(
             there is one window per split, a store made by another configuration, no room.
     """
     made_of = content(lm, data, window, mask, spec)
+    check(made_of)
     directory = store_directory(spec, made_of)
     if (directory / MANIFEST).exists():
         store = Store(directory)

@@ -19,11 +19,10 @@ from saelab.activations.store import INDEX, Shard
 
 @dataclass(frozen=True)
 class Index:
-    """What an index says: what determines the store (`content`; None where an older version kept its hash alone),
-    and the shards written so far."""
+    """What an index says: what determines the store (`content`), and the shards written so far."""
 
     content_sha256: str
-    content: dict[str, Any] | None
+    content: dict[str, Any]
     shards: list[Shard]
 
     def finished(self, whole: Callable[[str, int, str], bool]) -> list[Shard]:
@@ -41,10 +40,10 @@ class Index:
 def read(directory: Path) -> Index | None:
     """The index in a directory, or None where there is none that can be read."""
     lines = _json_lines(directory / INDEX)
-    if not lines or "content_sha256" not in lines[0]:
+    if not lines or not lines[0].keys() >= {"content_sha256", "content"}:
         return None
     shards = [Shard(**line) for line in lines[1:] if line.keys() == Shard.__dataclass_fields__.keys()]
-    return Index(str(lines[0]["content_sha256"]), lines[0].get("content"), shards)
+    return Index(str(lines[0]["content_sha256"]), lines[0]["content"], shards)
 
 
 def in_place(directory: Path) -> list[Shard]:

@@ -138,8 +138,7 @@ class Info:
     Attributes:
         complete: whether it is finished.
         hooks: the shape of a token's activation at each (None: not known before the store is finished).
-        content: everything that determines the store's bytes: model, data, windows, mask, capture. Empty where an
-            older version began the store and did not say.
+        content: everything that determines the store's bytes: model, data, windows, mask, capture.
         mask: as it was resolved for the tokenizer (None: unfinished).
         created_by: the version of saelab that finished it.
         bytes: of all shards and contexts that are in place.
@@ -182,7 +181,7 @@ def _finished_info(directory: Path, manifest: dict[str, Any], shards: list[Shard
         splits=_splits(shards, manifest["content"]),
         hooks={name: hook["shape"] for name, hook in manifest["hooks"].items()},
         dtype=manifest["dtype"],
-        loss_grad=bool(manifest.get("loss_grad", False)),
+        loss_grad=bool(manifest["loss_grad"]),
         content=manifest["content"],
         mask=manifest["mask"],
         created_by=manifest.get("saelab"),
@@ -192,18 +191,17 @@ def _finished_info(directory: Path, manifest: dict[str, Any], shards: list[Shard
 
 def _unfinished_info(directory: Path) -> Info:
     found = _unfinished(directory)
-    content = found.content or {}
-    capture = content.get("capture", {})
+    capture = found.content["capture"]
     shards = index.in_place(directory)
     return Info(
         directory=str(directory),
         complete=False,
         content_sha256=found.content_sha256,
-        splits=_splits(shards, content),
-        hooks=dict.fromkeys(capture.get("hooks", [])),
-        dtype=capture.get("dtype"),
+        splits=_splits(shards, found.content),
+        hooks=dict.fromkeys(capture["hooks"]),
+        dtype=capture["dtype"],
         loss_grad=capture.get("loss_grad", False),
-        content=content,
+        content=found.content,
         mask=None,
         created_by=None,
         bytes=_bytes(shards),

@@ -123,7 +123,7 @@ class Store:
             self.dtype = DTYPES[self.manifest["dtype"]]
             self.mask = Mask.from_json(self.manifest["mask"])
             self.content_sha256 = str(self.manifest["content_sha256"])
-            self.has_loss_grad = bool(self.manifest.get("loss_grad", False))  # older manifests do not say
+            self.has_loss_grad = bool(self.manifest["loss_grad"])
             for hook in self.hooks:
                 statistics = self.manifest["scaling"][hook]
                 if len(statistics["mean"]) != self.width(hook) or not statistics["mean_norm_centred"] > 0:
@@ -155,7 +155,7 @@ class Store:
 
     def expect(self, content: dict[str, Any]) -> None:
         """Raise where the store was not made from `content`."""
-        if self.manifest["content_sha256"] != sha256_json(content):
+        if self.content_sha256 != sha256_json(content):
             mine = self.manifest["content"]
             changed = sorted(key for key in mine.keys() | content.keys() if mine.get(key) != content.get(key))
             raise SaelabError(

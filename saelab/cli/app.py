@@ -232,7 +232,7 @@ def evaluate(
     work = open_run(run, override or [], _reporter(as_json)).measured_by(only, every=every, also=also)
     with work.directory.claimed():
         work.reporter.log_to(work.directory.log)
-        document = work.evaluate(work.cache(), again=again)
+        document = work.evaluate(work.store(), again=again)
         renew(work.directory)
     _print_json(document) if as_json else explain(work, document)
 
@@ -257,7 +257,7 @@ def index(
         work = work.on_text(data, tokens)
     with work.directory.claimed():
         work.reporter.log_to(work.directory.log)
-        bundle = work.index(work.cache(), again=again)
+        bundle = work.index(work.store(), again=again)
         renew(work.directory)
     if as_json:
         _print_json(bundle.manifest)

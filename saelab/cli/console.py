@@ -78,6 +78,7 @@ class Reporter:
         self.console = console
         self.log: Path | None = None
         self._early: list[str] = []
+        self._complained = False
 
     def log_to(self, path: Path) -> None:
         self.log = path
@@ -95,9 +96,16 @@ class Reporter:
         self._write(stamped) if self.log else self._early.append(stamped)
 
     def _write(self, line: str) -> None:
+        """A log that cannot be written (a full disk) stops nothing: that is said once."""
         assert self.log is not None
-        with self.log.open("a", encoding="utf-8") as log:
-            log.write(line + "\n")
+        try:
+            with self.log.open("a", encoding="utf-8") as log:
+                log.write(line + "\n")
+        except OSError as error:
+            if not self._complained:
+                self._complained = True
+                said = f"note       {self.log} cannot be written ({error.strerror}): it lacks lines from here on"
+                self.console.print(escape(said), highlight=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:

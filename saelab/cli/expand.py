@@ -36,7 +36,7 @@ def swept(config: RunConfig) -> list[RunConfig]:
         for key, value in point.items():
             _set(data, key, value)
         members.append(build_config(RunConfig, data, f"sweep member {name}"))
-    _check_distinct(members)
+    _check_distinct([member.name for member in members], "sweep", fix="leave one out")
     _check_one_stream(members)
     return members
 
@@ -63,7 +63,9 @@ def compared(config: RunConfig, seed: int) -> list[RunConfig]:
     for name, spec in config.compare.members.items():
         sae = {"kind": spec.sae.kind, **spec.sae.settings}
         members.append(_compared_member(config, seed, name, sae=sae, whole=True, train=spec.train))
-    _check_distinct(members)
+    names = [member.name for member in members]
+    names += [companion_name(config, name) for name in config.compare.companions]
+    _check_distinct(names, "compare", fix="leave one out, or call the member otherwise")
     _check_one_stream(members)
     return members
 
@@ -132,10 +134,9 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
     section[last] = value
 
 
-def _check_distinct(members: Sequence[RunConfig]) -> None:
-    names = [member.name for member in members]
+def _check_distinct(names: Sequence[str], where: str, *, fix: str) -> None:
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise SaelabError(f"two members would be called {', '.join(twice)}", where="sweep", fix="leave one out")
+        raise SaelabError(f"two members would be called {', '.join(twice)}", where=where, fix=fix)
 
 
 def _check_one_stream(members: Sequence[RunConfig]) -> None:

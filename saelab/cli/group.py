@@ -51,7 +51,7 @@ class Group:
                 run.check_same_config()
         for run in self.runs:
             check_installed(run.config.train)
-        return self.runs[0].cache()
+        return self.runs[0].store(fresh=fresh)
 
     def begin(self, *, fresh: bool) -> None:
         """Take the directories over for these configs; call inside `claimed()`."""

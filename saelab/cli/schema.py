@@ -48,6 +48,10 @@ def check_name(key: str, name: str) -> None:
         raise SettingError(key, f"a name has up to 100 letters, digits, '.', '_' and '-', found '{name}'")
 
 
+_OF_THE_WHOLE = frozenset({"name", "runs_dir", "sweep", "compare"})
+"""Keys that say what the members are and where they go."""
+
+
 @dataclass(frozen=True)
 class SweepSpec:
     """Settings that vary among SAEs trained in lock-step on one stream."""
@@ -66,6 +70,8 @@ class SweepSpec:
             for key, column in values.items():
                 if not column:
                     raise SettingError(f"{part}.{key}", "has no values")
+                if key.partition(".")[0] in _OF_THE_WHOLE:
+                    raise SettingError(f"{part}.{key}", "this is one for all members: it cannot vary")
         if len({len(column) for column in self.zip.values()}) > 1:
             lengths = ", ".join(f"{key}: {len(column)}" for key, column in self.zip.items())
             raise SettingError("zip", f"all keys have as many values, found {lengths}")
@@ -161,8 +167,8 @@ class RunConfig:
             )
         if self.sweep is not None and self.compare is not None:
             raise SettingError("sweep", "a config sweeps or compares, not both")
-        if self.compare is not None and self.compare.companions and "reconstruction" not in self.eval:
-            raise SettingError("eval", "companions need the L0 that `reconstruction` measures")
+        if self.compare is not None and "reconstruction" not in self.eval:
+            raise SettingError("eval", "a comparison is at equal L0, which `reconstruction` measures: name it, too")
         if self.imported_from is None:
             self._check_together()
 

@@ -28,7 +28,7 @@ def find(config: Path) -> Path:
     """
     if config.is_file():
         return config
-    name = config.with_suffix("").as_posix().removeprefix("configs/")
+    name = config.as_posix().removesuffix(".yaml").removeprefix("configs/")
     if name in names():
         return _directory() / f"{name}.yaml"
     raise SaelabError(

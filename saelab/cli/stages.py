@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,13 +23,14 @@ from saelab.activations.source import SOURCES, Source, Text
 from saelab.cli import provenance
 from saelab.cli.console import Reporter
 from saelab.cli.schema import RunConfig
+from saelab.cli.trained_on import check_trained_on
 from saelab.config import Choice, as_dict, load_config, to_yaml
 from saelab.errors import SaelabError
 from saelab.evals import EVALUATORS, Subject, evaluate
 from saelab.features import Bundle, IndexSpec
 from saelab.features.build import Origin, build_index
 from saelab.features.codes import StoredCodes
-from saelab.files import sha256_json, write_json
+from saelab.files import read_json, sha256_json, write_json
 from saelab.lm import model as language_model
 from saelab.lm.corpus import DataSpec
 from saelab.lm.model import LanguageModel, ModelSpec
@@ -61,6 +62,16 @@ class Loaded:
         )
         return lm
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Of the model, whether it is loaded or not."""
+        return self.model.identity if "model" in vars(self) else language_model.identity(self.spec)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs, or would."""
+        return self.model.device if "model" in vars(self) else language_model.resolve_device(self.spec.device)
+
 
 @dataclass
 class Run:
@@ -69,12 +80,14 @@ class Run:
     Attributes:
         loaded: the language model, shared with other runs.
         place: what holds its checkpoints: its own directory, or its group's.
+        elsewhere: whether it is looked at on other text than its own.
     """
 
     config: RunConfig
     reporter: Reporter
     loaded: Loaded
     place: Path
+    elsewhere: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -109,8 +122,7 @@ class Run:
             raise SaelabError(
                 "this directory holds a run without its config.yaml", where=str(self.directory.path), fix="--fresh"
             )
-        changed = _differences(what_trains(load_config(RunConfig, self.directory.config)), what_trains(self.config))
-        if changed:
+        if changed := changed_settings(self.directory, self.config):
             raise SaelabError(
                 f"this directory holds a run of another config; different: {', '.join(changed)}",
                 where=str(self.directory.path),
@@ -126,8 +138,52 @@ class Run:
         if not config.exists() or load_config(RunConfig, config) != self.config:
             self.directory.write_config(to_yaml(self.config))
 
-    def cache(self) -> Store:
-        """Activations on disk: made, gone on with, or found."""
+    def store(self, *, fresh: bool = False) -> Store:
+        """The activations to train on; of a finished run, unless it starts over, those it was trained on, for which its
+        text need not be there.
+
+        Raises:
+            SaelabError: as `cache`; the run is finished, and model or text have changed since.
+        """
+        if fresh or not self.directory.finished:
+            return self.cache()
+        kept = self._kept_store()
+        if kept is None:
+            return self.cache(self._check_trained_on)
+        self._check_trained_on(kept.manifest["content"] | {"model": self.loaded.identity})
+        self.reporter.say(f"cache      what this run was trained on -> {kept.directory}")
+        return kept
+
+    def _kept_store(self) -> Store | None:
+        """The store that the summary names, where the config is as it was and the store is there, whole.
+
+        Not for members of a group: others may be about to be trained, for which the text itself may be read.
+        """
+        summary = read_json(self.directory.summary) if self.directory.summary.exists() else {}
+        named = summary.get("store")
+        as_it_was = summary.get("config_sha256") == sha256_json(what_trains(self.config))
+        if named is None or not as_it_was or self.place != self.directory.path:
+            return None
+        try:
+            store = Store(Path(named["directory"]))
+        except SaelabError:
+            return None  # capture says what is the matter with it, or makes it again
+        return store if store.content_sha256 == named["content_sha256"] else None
+
+    def _check_trained_on(self, content: Mapping[str, Any]) -> None:
+        """Raise where the finished SAE is of another model, or of other text, than a store of this content."""
+        provenance = read_json(self.directory.sae / "config.json").get("provenance", {})
+        sections = ("model",) if self.elsewhere else ("model", "data", "windows")
+        note = check_trained_on(provenance, {section: content[section] for section in sections})
+        if note is not None:
+            self.reporter.say(f"note       {note}")
+
+    def cache(self, check: Callable[[dict[str, Any]], None] = lambda _: None) -> Store:
+        """Activations on disk: made, gone on with, or found.
+
+        Args:
+            check: called first, with what determines them; may raise.
+        """
         config = self.config
         for hook in config.activations.hooks:
             self.model.hook(hook)
@@ -137,7 +193,8 @@ class Run:
         with self.reporter.stage("cache", spec.tokens + spec.heldout_tokens) as stage:
 
             def report(progress: CaptureProgress) -> None:
-                first.append(progress) if not first else None
+                if not first:
+                    first.append(progress)
                 gained = progress.done_tokens - first[0].done_tokens
                 rate = gained / max(time.perf_counter() - started, 1e-9)
                 stage.update(progress.done_tokens, f"{rate:,.0f} tokens/s")
@@ -148,6 +205,7 @@ class Run:
                 config.windows,
                 config.mask,
                 spec,
+                check=check,
                 report=report,
                 announce=lambda room: self.reporter.say(f"disk       {room}"),
             )
@@ -226,8 +284,7 @@ class Run:
             f"train      {self.config.name}: {trainer.step:,} steps, {trainer.clock.tokens:,} tokens at "
             f"{trainer.clock.alone(member.name):,.0f} tokens/s -> {self.directory.sae}"
         )
-        forms = [f"{name} form: FVU {found['fvu']:.4f}, L0 {found['l0']:.1f}" for name, found in heldout.items()]
-        self.reporter.say(f"held out   {'; '.join(forms)}")
+        self.reporter.say(f"held out   {'; '.join(f'{name} form: {_said(found)}' for name, found in heldout.items())}")
         if member.outlier_share > _NOTABLE_SHARE:
             self.reporter.say(
                 f"note       activations {OUTLIER_NORM:.0f} times longer than the median took "
@@ -239,7 +296,7 @@ class Run:
         held_out = max(1, round(tokens * self.config.windows.heldout_frac))
         wanted = replace(self.config.activations, tokens=tokens, heldout_tokens=held_out, loss_grad=False, dir=None)
         config = replace(self.config, data=DataSpec(dataset), activations=wanted, source=Choice("store", {}))
-        return replace(self, config=config)
+        return replace(self, config=config, elsewhere=True)
 
     def measured_by(self, only: str | None = None, *, every: bool = False, also: Sequence[str] = ()) -> Run:
         """The same run, measured by `only` these evaluators ("probing,steering"), or by `every` one there is, else by
@@ -259,10 +316,8 @@ class Run:
 
     def evaluate(self, store: Store, *, again: bool = False) -> dict[str, Any]:
         """Measure the finished SAE on held-out documents and write `eval.json`."""
-        if not self.directory.finished:
-            raise SaelabError("this run has no trained SAE yet", where=str(self.directory.path), fix="saelab train")
         started = time.perf_counter()
-        sae = SAE.load(self.directory.sae).to(self.model.device)
+        sae = self._finished_sae(store)
         subject = Subject(
             sae,
             store,
@@ -289,11 +344,9 @@ class Run:
 
     def index(self, store: Store, *, again: bool = False) -> Bundle:
         """What each latent does on the store's tokens, for the browser: made, gone on with, or found."""
-        if not self.directory.finished:
-            raise SaelabError("this run has no trained SAE yet", where=str(self.directory.path), fix="saelab train")
         started = time.perf_counter()
         spec = self.config.index or IndexSpec()
-        sae = SAE.load(self.directory.sae).to(self.model.device)
+        sae = self._finished_sae(store)
         identity, sha256 = sae.identity, sae.sha256()
         origin = Origin(
             codes=StoredCodes(store, sae, self.config.sae_hook, spec),
@@ -302,7 +355,7 @@ class Run:
             model=lambda: self.model,
             texts=lambda: vocabulary(self.model.tokenizer),
             sae={"sha256": sha256, **asdict(identity)},
-            content={"sae": sha256, "store": store.content_sha256, "model": self.model.identity},
+            content={"sae": sha256, "store": store.content_sha256, "model": self.loaded.identity},
         )
         with self.reporter.stages() as report:
             build_index(origin, spec, self.directory.index, report, again=again)
@@ -313,6 +366,16 @@ class Run:
             f"-> {self.directory.index}"
         )
         return bundle
+
+    def _finished_sae(self, store: Store) -> SAE:
+        """To be measured on a store, of its own text or, on purpose, of another."""
+        if not self.directory.finished:
+            raise SaelabError("this run has no trained SAE yet", where=str(self.directory.path), fix="saelab train")
+        sae = SAE.load(self.directory.sae)
+        found = {"model": store.manifest["content"]["model"], "mask": store.manifest["mask"]}
+        own = {} if self.elsewhere else {key: store.manifest["content"][key] for key in ("data", "windows")}
+        check_trained_on(sae.identity.provenance, found | own)
+        return sae.to(self.loaded.device)
 
     def _provenance(self, store: Store) -> dict[str, Any]:
         return {
@@ -337,6 +400,10 @@ class Run:
                 "name": self.config.name,
                 "config_sha256": sha256_json(what_trains(self.config)),
                 "sae_sha256": sae.sha256(),
+                "store": {
+                    "directory": str(trainer.store.directory.absolute()),
+                    "content_sha256": trainer.store.content_sha256,
+                },
                 "steps": trainer.step,
                 "tokens": clock.tokens,
                 "training_seconds": round(clock.batches + clock.steps[member.name], 2),
@@ -377,7 +444,23 @@ def what_trains(config: RunConfig) -> dict[str, Any]:
     """The part of a config that decides the weights: not where things go, what is logged or measured."""
     document = {key: value for key, value in as_dict(config).items() if key not in _ELSEWHERE}
     kept = {key: value for key, value in document["train"].items() if key not in _RHYTHM}
-    return document | {"train": kept}
+    activations = {key: value for key, value in document["activations"].items() if key != "dir"}
+    return document | {"train": kept, "activations": activations}
+
+
+def changed_settings(directory: RunDirectory, config: RunConfig) -> list[str]:
+    """Dotted keys in which the run in a directory was trained otherwise than `config` says.
+
+    Raises:
+        SaelabError: its config cannot be read.
+    """
+    return _differences(what_trains(load_config(RunConfig, directory.config)), what_trains(config))
+
+
+def _said(heldout: Mapping[str, float]) -> str:
+    """FVU and L0, as far as they are known: one token has no variance."""
+    shown = {"fvu": "FVU {:.4f}", "l0": "L0 {:.1f}"}
+    return ", ".join(text.format(heldout[name]) for name, text in shown.items() if name in heldout)
 
 
 _NOTABLE_SHARE = 0.01

@@ -273,9 +273,9 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _deployed(summary: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Held-out numbers of the inference form; older summaries hold one form alone."""
+    """Held-out numbers of the inference form."""
     heldout = summary.get("heldout")
-    found = heldout.get("inference", heldout) if isinstance(heldout, dict) else {}
+    found = heldout.get("inference") if isinstance(heldout, dict) else {}
     return found if isinstance(found, dict) else {}
 
 

@@ -39,7 +39,7 @@ def evaluate(
         "sae_sha256": subject.sae.sha256(),
         "hook": subject.hook,
         "target_hook": subject.target_hook,
-        "store_sha256": subject.store.manifest["content_sha256"],
+        "store_sha256": subject.store.content_sha256,
         "evaluations": {},
         "unfinished": {},
     }

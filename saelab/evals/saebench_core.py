@@ -28,8 +28,8 @@ COLUMNS = ("tokens", "predictions", "ce_clean", "ce_sae", "ce_zero", "kl_sae", "
 class SaebenchCore:
     """Reconstruction, cross-entropy and KL with every position ablated, and all but special tokens spliced.
 
-    Source: SAEBench 0.6.0 (github.com/adamkarvonen/SAEBench, `evals/core/main.py`), whose names the metrics have. What
-    it does otherwise than `reconstruction` and `downstream` do:
+    Source: SAEBench 0.6.0 (github.com/adamkarvonen/SAEBench, `evals/core/main.py`), whose names the metrics have, after
+    `saebench_` where `reconstruction` has one of that name. What it does otherwise than that and `downstream` do:
 
     - the SAE replaces every position but BOS, EOS and padding, whatever else its mask left out in training; zero
       ablation, the only baseline, silences those, too. SAEBench has an option by which the SAE replaces them as well
@@ -102,12 +102,12 @@ MEANING: Mapping[str, str] = {
     "kl_div_score": "share of the KL from the clean run avoided against zero ablation (1 is perfect)",
     "kl_div_with_sae": "KL(clean || SAE in place of the activations), nats",
     "kl_div_with_ablation": "KL(clean || every position at 0), nats",
-    "explained_variance": "1 - FVU over the counted tokens; SAEBench's own figure is computed wrongly",
+    "saebench_explained_variance": "1 - FVU over the counted tokens; SAEBench's own figure is computed wrongly",
     "explained_variance_legacy": "mean over tokens of 1 - error / distance from the mean; no share of variance",
-    "mse": "mean squared error per dimension; SAEBench divides by the tokens of a batch instead",
+    "saebench_mse": "mean squared error per dimension; SAEBench divides by the tokens of a batch instead",
     "cossim": "mean cosine between activation and reconstruction",
     "relative_reconstruction_bias": "gamma that minimises E||r / gamma - x||^2; below 1 reconstructions are too short",
-    "l0": "latents active per token",
+    "saebench_l0": "latents active per token, over the counted tokens",
 }
 
 
@@ -136,12 +136,12 @@ class _Seen:
     def result(self) -> dict[str, float]:
         found = self.reconstruction.result()
         return {
-            "explained_variance": found["explained_variance"],
+            "saebench_explained_variance": found["explained_variance"],
             "explained_variance_legacy": self.explained / self.reconstruction.n_tokens,
-            "mse": found["mse"],
+            "saebench_mse": found["mse"],
             "cossim": found["cosine"],
             "relative_reconstruction_bias": found["shrinkage"],
-            "l0": found["l0"],
+            "saebench_l0": found["l0"],
         }
 
 

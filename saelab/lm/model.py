@@ -347,13 +347,33 @@ def load(spec: ModelSpec) -> LanguageModel:
         )
         bridge.requires_grad_(False)  # also the parameters that the bridge made by splitting others
         shorten(bridge)
-    identity = {
+    return LanguageModel(bridge, tokenizer, device=device, dtype=dtype, identity=_identity(spec, tokenizer, dtype))
+
+
+def identity(spec: ModelSpec) -> dict[str, Any]:
+    """What `load(spec)` would have as its `identity`, without its weights in memory.
+
+    Raises:
+        SaelabError: it is not there.
+    """
+    from transformers.utils import cached_file
+
+    from saelab.lm.assets import resolve
+
+    with quiet_transformers(), _loading(spec.name):
+        cached_file(resolve(spec.name), "config.json", revision=spec.revision)  # from then on the commit is known
+    return _identity(spec, load_tokenizer(spec), resolve_dtype(spec.dtype, resolve_device(spec.device)))
+
+
+def _identity(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> dict[str, Any]:
+    from saelab.lm.assets import resolve
+
+    return {
         "name": name_of(spec),
-        "content": _content(source, spec.revision),
+        "content": _content(resolve(spec.name), spec.revision),
         "tokenizer": _tokenizer_sha256(tokenizer)[:16],
         "dtype": str(dtype).removeprefix("torch."),
     }
-    return LanguageModel(bridge, tokenizer, device=device, dtype=dtype, identity=identity)
 
 
 def name_of(spec: ModelSpec) -> str:

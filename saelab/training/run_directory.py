@@ -117,7 +117,7 @@ class RunDirectory:
                 with writing(directory):
                     shutil.rmtree(directory)
         files = (self.config, self.metrics, self.summary, self.eval, self.report, self.log)
-        for path in (*files, *(self.path / name for name in (sinks.RECORD, sinks.OLD_WANDB_ID, _FAILURE))):
+        for path in (*files, *(self.path / name for name in (sinks.RECORD, _FAILURE))):
             with writing(path):
                 path.unlink(missing_ok=True)
 

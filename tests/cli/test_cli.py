@@ -218,6 +218,14 @@ def test_a_full_disk_while_training_keeps_the_last_checkpoint(saelab, config_tex
 
 
 @pytest.mark.slow
+def test_one_held_out_token_has_no_variance_to_explain(saelab, config_text):
+    Path("tiny.yaml").write_text(config_text())
+    done = saelab("train", "tiny.yaml", "-o", "train.heldout_tokens=1", "-o", "train.tokens=1280")
+    assert done.returncode == 0, done.stderr
+    assert "inference form: L0 8.0" in done.stdout
+
+
+@pytest.mark.slow
 def test_two_processes_do_not_share_a_run(saelab, config_text, tmp_path):
     import fcntl
 
@@ -308,6 +316,8 @@ def test_shipped_configs_are_good_and_found_by_name(saelab):
         done = saelab("config", "validate", name)
         assert done.returncode == 0, done.stderr
     refused(saelab("config", "validate", "demmo"), "there is no config 'demmo'", "did you mean 'demo'")
+    for no_file in (".", "/"):
+        refused(saelab("train", no_file), f"there is no config '{no_file}'", "shipped: ")
 
 
 @pytest.mark.slow
@@ -415,7 +425,7 @@ def test_where_metrics_go_and_what_is_kept_on_the_way_make_no_other_run(config_t
 
     before = config_text().replace("train:\n  {", "train:\n  {wandb: {mode: offline, project: mine}, ")
     logging = ["train.tensorboard={enabled: true}", "train.trackio={enabled: true, space: us/board}"]
-    kept = ["train.milestones=5", "train.milestone_first_step=2", "train.wandb.mode=off"]
+    kept = ["train.milestones=5", "train.milestone_first_step=2", "train.wandb.mode=off", "activations.dir=elsewhere"]
     old, new = parse_config(RunConfig, before), parse_config(RunConfig, before, overrides=[*logging, *kept])
     assert (old.train.wandb.project, old.train.tensorboard.enabled, old.train.milestones) == ("mine", False, 0)
     assert (new.train.trackio.space, new.train.tensorboard.enabled, new.train.milestones) == ("us/board", True, 5)

@@ -86,6 +86,16 @@ def test_keys_that_end_alike_keep_their_whole_names():
         ("compare: {members: {r: {sae: {kind: relu}}}, seeds: [1, 1]}", "one or more, each once"),
         ("compare: {members: {}, curve: {k: [8], n_latents: [2]}}", "one setting varies along it"),
         ("compare: {members: {}, curve: {k: [8]}}\nsweep: {grid: {sae.k: [8]}}", "sweeps or compares, not both"),
+        ("compare: {members: {}, curve: {k: [8, 16]}}\neval: {density: {}}", "f.yaml:8: eval: .* `reconstruction`"),
+        ("compare: {members: {}, curve: {k: [8, 8]}}", r"compare: two members would be called topk-8"),
+        (
+            "compare: {members: {r: {sae: {kind: relu}}, topk-like-r: {sae: {kind: gated}}}, companions: [r]}",
+            r"compare: two members would be called topk-like-r",
+        ),
+        ("sweep: {grid: {runs_dir: [x, y]}}", r"f.yaml:7: sweep.grid.runs_dir: .* cannot vary"),
+        ("sweep: {zip: {name: [x, y]}}", "sweep.zip.name: .* cannot vary"),
+        ("sweep: {grid: {compare.seeds: [[0], [1]]}}", "sweep.grid.compare.seeds: .* cannot vary"),
+        ("sweep: {grid: {sweep.grid: [{}]}}", "sweep.grid.sweep.grid: .* cannot vary"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_runs(extra, message):

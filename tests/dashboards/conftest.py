@@ -33,7 +33,7 @@ def make_run() -> MakeRun:
             provenance = {"model": {"name": "tiny-model"}, "hook": "blocks.1.hook_resid_post", "trained_tokens": 1000}
             document = {"kind": "topk", "settings": {"n_latents": 12, "k": 4}, "provenance": provenance}
             (path / "sae" / "config.json").write_text(json.dumps(document))
-            (path / "summary.json").write_text(json.dumps({"tokens": 1000, "heldout": {"fvu": 0.25}}))
+            (path / "summary.json").write_text(json.dumps({"tokens": 1000, "heldout": {"inference": {"fvu": 0.25}}}))
         if index:
             tiny_bundle(path / "index", **settings)
         return path

@@ -236,7 +236,7 @@ def test_eval_json_has_its_schema_and_keeps_what_is_measured(subject, tmp_path):
     defaults = evaluate(subject(identity_sae()), {"density": {}}, config_sha256="abc", write_to=path)
     assert defaults["evaluations"]["density"]["settings"] == {"max_tokens": None}
     before = subject(identity_sae())
-    before.store.manifest["content_sha256"] = "made of something else"
+    before.store.content_sha256 = "made of something else"
     changed = evaluate(
         before, {"density": {}}, config_sha256="abc", write_to=path, report=lambda *_: calls.append("again")
     )

@@ -45,12 +45,6 @@ def test_a_trained_run_has_the_deployed_forms_numbers(write_run, tmp_path):
     assert run.heldout == {"fvu": 0.4, "l0": 7.9}
 
 
-def test_older_summaries_hold_one_form(write_run, tmp_path):
-    path = write_run(tmp_path / "r", "trained")
-    (path / "summary.json").write_text('{"tokens": 10, "heldout": {"fvu": 0.2, "l0": 4.0}}')
-    assert read_run(path).heldout == {"fvu": 0.2, "l0": 4.0}
-
-
 def test_an_evaluated_run_prefers_what_evaluators_found(write_run, tmp_path):
     run = read_run(write_run(tmp_path / "r", fvu=0.35), PLAN)
     assert (run.state, run.value("fvu"), run.value("ce_score")) == ("evaluated", 0.35, 0.9)

@@ -50,10 +50,10 @@ def linear_sae(scale: float) -> SAE:
 
 def test_perfect_and_zero_saes(measure):
     perfect = measure(linear_sae(1.0)).metrics
-    for name in ("ce_loss_score", "kl_div_score", "explained_variance", "explained_variance_legacy", "cossim"):
+    for name in ("ce_loss_score", "kl_div_score", "saebench_explained_variance", "explained_variance_legacy", "cossim"):
         assert perfect[name] == pytest.approx(1, abs=1e-5)
-    assert perfect["mse"] == pytest.approx(0, abs=1e-9)
-    assert perfect["l0"] == 32
+    assert perfect["saebench_mse"] == pytest.approx(0, abs=1e-9)
+    assert perfect["saebench_l0"] == 32
     zero = measure(linear_sae(0.0), exclude_special_tokens=False).metrics
     assert zero["ce_loss_with_sae"] == zero["ce_loss_with_ablation"]
     assert (zero["ce_loss_score"], zero["kl_div_score"]) == (0, 0)
@@ -93,10 +93,19 @@ def test_against_an_independent_computation(measure, store, tiny_model_dir, excl
     assert found["kl_div_score"] == pytest.approx(1 - kl["sae"] / kl["zero"], abs=1e-5)
     x = kept[0][counted]
     fvu = float(((1 - scale) * x).square().sum() / (x - x.mean(0)).square().sum())
-    assert found["explained_variance"] == pytest.approx(1 - fvu, abs=1e-5)
+    assert found["saebench_explained_variance"] == pytest.approx(1 - fvu, abs=1e-5)
     legacy = 1 - ((1 - scale) * x).square().sum(1) / (x - store.mean(HOOK).double()).square().sum(1)
     assert found["explained_variance_legacy"] == pytest.approx(float(legacy.mean()), abs=1e-5)
-    assert found["mse"] == pytest.approx(float(((1 - scale) * x).square().mean()), rel=1e-5)
+    assert found["saebench_mse"] == pytest.approx(float(((1 - scale) * x).square().mean()), rel=1e-5)
+
+
+def test_no_name_is_another_evaluators(measure, store, loud_lm):
+    """A run's record, and with it every table, knows a metric by its name alone."""
+    sae = linear_sae(1.0)
+    subject = Subject(sae, store, HOOK, store.mask, lambda: loud_lm)
+    usual = {"reconstruction": {}, "density": {}, "downstream": {"contexts": 2, "bootstrap_rounds": 2}}
+    for name, settings in usual.items():
+        assert not measure(sae, contexts=2).metrics.keys() & EVALUATORS[name](**settings)(subject).metrics.keys()
 
 
 def test_batches_do_not_matter(measure):
@@ -114,8 +123,8 @@ def test_a_transcoder_is_spliced_in_at_its_target(store, loud_lm, monkeypatch):
     monkeypatch.setitem(store.manifest["scaling"], target, store.manifest["scaling"][HOOK])
     subject = Subject(linear_sae(1.0), store, HOOK, store.mask, lambda: loud_lm, target_hook=target)
     found = EVALUATORS["saebench_core"](contexts=4)(subject).metrics
-    assert found["l0"] == 32
-    assert found["explained_variance"] < 1
+    assert found["saebench_l0"] == 32
+    assert found["saebench_explained_variance"] < 1
 
 
 def test_explained_by_token_is_its_closed_form():

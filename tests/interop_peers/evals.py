@@ -25,7 +25,7 @@ from torch import Tensor
 TOLERANCE = 1e-3
 """Of the value, or of 1 where that is smaller."""
 COMPARED = {
-    "l0": ("sparsity", "l0"),
+    "saebench_l0": ("sparsity", "l0"),
     "ce_loss_score": ("model_performance_preservation", "ce_loss_score"),
     "kl_div_score": ("model_behavior_preservation", "kl_div_score"),
 }
@@ -37,7 +37,7 @@ SHOWN = {
     "kl_div_with_sae": ("model_behavior_preservation", "kl_div_with_sae"),
     "kl_div_with_ablation": ("model_behavior_preservation", "kl_div_with_ablation"),
     "cossim": ("reconstruction_quality", "cossim"),
-    "explained_variance": ("reconstruction_quality", "explained_variance"),
+    "saebench_explained_variance": ("reconstruction_quality", "explained_variance"),
 }
 """What else both report."""
 

@@ -247,16 +247,9 @@ def test_runs_of_one_name_stay_apart(tracker, tmp_path):
     assert list(tracker.told.values()) == [[10], [10]]
 
 
-def test_a_run_begun_before_there_was_a_record_goes_on_in_its_run(tracker, tmp_path):
-    (tmp_path / "wandb-id.txt").write_text("0123456789ab")
-    train(WANDB, tmp_path, [30], start=20)
-    assert list(tracker.told) == ["0123456789ab"]
-
-
 def test_starting_over_begins_new_runs_and_forgets_the_old_events(tracker, tmp_path):
     directory = RunDirectory(tmp_path / "demo")
     with directory.claimed():
-        (directory.path / "wandb-id.txt").write_text("0123456789ab")
         train(WANDB, directory.path, [10, 20])
         (directory.path / EVENTS).mkdir()
         directory.start_over()

@@ -172,7 +172,8 @@ def _columns(labels: Sequence[Label]) -> list[list[int]]:
         last = float("-inf")
         of_side = [index for index, label in enumerate(labels) if label.rightwards is side]
         for index in sorted(of_side, key=lambda index: labels[index].x):
-            columns.append([]) if labels[index].x - last > _CROWD else None
+            if labels[index].x - last > _CROWD:
+                columns.append([])
             columns[-1].append(index)
             last = labels[index].x
     return sorted(columns, key=len, reverse=True)

@@ -129,7 +129,8 @@ class Row:
     Attributes:
         name, kind: as they are called.
         finished: seeds that are measured.
-        unfinished: of the others, how far each is, such as "training 40 %"; "missing" where there is no run.
+        unfinished: of the others, how far each is, such as "training 40 %"; "missing" where there is no run, and why
+            a run that is there does not count.
         values: by metric; what no seed has is absent.
         reference: None for members of the curve, and where there is nothing to compare with.
     """
@@ -150,15 +151,21 @@ class FamilyTable:
     rows: tuple[Row, ...]
 
     @classmethod
-    def of(cls, comparison: Comparison, runs: Mapping[tuple[str, int], RunRecord]) -> FamilyTable:
-        """From what runs have found so far, by member and seed; some may be missing."""
+    def of(
+        cls,
+        comparison: Comparison,
+        runs: Mapping[tuple[str, int], RunRecord],
+        refused: Mapping[tuple[str, int], str] | None = None,
+    ) -> FamilyTable:
+        """From what runs have found so far, by member and seed; some may be missing, some `refused` for a reason."""
         points = {
             (member, seed): point
             for member in comparison.members
             for seed in comparison.seeds
             if (member, seed) in runs and (point := _point(runs[member, seed])) is not None
         }
-        return cls(comparison, tuple(_row(comparison, runs, points, member) for member in comparison.members))
+        standing = {key: run.standing for key, run in runs.items()} | dict(refused or {})
+        return cls(comparison, tuple(_row(comparison, runs, standing, points, member) for member in comparison.members))
 
     @property
     def measured(self) -> bool:
@@ -217,6 +224,7 @@ def _between(here: float, there: float, share: float, *, complement: bool) -> fl
 def _row(
     comparison: Comparison,
     runs: Mapping[tuple[str, int], RunRecord],
+    standing: Mapping[tuple[str, int], str],
     points: Mapping[tuple[str, int], Point],
     member: str,
 ) -> Row:
@@ -226,11 +234,7 @@ def _row(
         name=member,
         kind=next((runs[member, seed].kind for seed in comparison.seeds if (member, seed) in runs), None),
         finished=tuple(own),
-        unfinished={
-            seed: runs[member, seed].standing if (member, seed) in runs else "missing"
-            for seed in comparison.seeds
-            if seed not in own
-        },
+        unfinished={seed: standing.get((member, seed), "missing") for seed in comparison.seeds if seed not in own},
         values={name: spread for name, spread in spreads.items() if spread is not None},
         reference=None if member in comparison.curve else _reference(comparison, points, member, own),
     )

@@ -21,8 +21,6 @@ __all__ = ["EVENTS", "Guarded", "JsonLines", "Sink", "SinkRun", "check_installed
 METRICS = "metrics.jsonl"
 RECORD = "sinks.json"
 """What a resumed run has to know: the name of its remote runs, and how far each sink has been told already."""
-OLD_WANDB_ID = "wandb-id.txt"
-"""Where earlier versions kept the name."""
 
 
 def check_installed(spec: TrainSpec) -> None:
@@ -66,8 +64,8 @@ def open_sinks(spec: TrainSpec, directory: Path, *, name: str, config: dict[str,
 def _recorded(directory: Path) -> tuple[str, dict[str, int]]:
     """One identity per run directory, so that a resumed run goes on and a fresh one of the same name does not; and
     the last step that each sink has been told, which metrics.jsonl still knows before it is cut back."""
-    path, old = directory / RECORD, directory / OLD_WANDB_ID
+    path = directory / RECORD
     if not path.exists():
-        return old.read_text().strip() if old.exists() else uuid.uuid4().hex[:12], {}
+        return uuid.uuid4().hex[:12], {}
     known, last = read_json(path), JsonLines.last_step(directory / METRICS)
     return known["id"], {package: max(step, last) for package, step in known["told"].items()}
