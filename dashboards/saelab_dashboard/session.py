@@ -50,7 +50,7 @@ class OpenRun:
     @property
     def provenance(self) -> Mapping[str, Any]:
         """`sae/config.json`: kind, settings, provenance; empty where there is no SAE yet, or none that can be read."""
-        return _config(self.directory.sae / "config.json")
+        return _object(self.directory.sae / "config.json")
 
 
 @st.cache_data(ttl=5, show_spinner=False)
@@ -115,12 +115,25 @@ def open_run(name: str) -> OpenRun:
     directory = RunDirectory(served()[name])
     index = directory.path / "index"
     found, bundle, problem = state(index), None, None
-    if found == "complete":
+    if found == "complete" and directory.finished:
         try:
-            bundle = _bundle(index, (index / MANIFEST).stat().st_mtime_ns)
+            opened = _bundle(index, (index / MANIFEST).stat().st_mtime_ns)
+            _check_of_this_sae(opened, directory)
+            bundle = opened
         except SaelabError as error:
             problem = error
     return OpenRun(name, directory, found, bundle, problem)
+
+
+def _check_of_this_sae(bundle: Bundle, directory: RunDirectory) -> None:
+    """Raise where the index is of another SAE than the run's, as far as its summary says which that is."""
+    trained = _object(directory.summary).get("sae_sha256")
+    if trained is not None and bundle.sae_sha256 != trained:
+        raise SaelabError(
+            "it is of another SAE than the one that the run holds now",
+            where=str(bundle.directory),
+            fix=f"saelab index {directory.path}",
+        )
 
 
 def indexed_as(sae_sha256: str) -> OpenRun | None:
@@ -153,7 +166,8 @@ def _record(path: Path) -> RunRecord:
 
 
 @st.cache_data(ttl=5, show_spinner=False)
-def _config(path: Path) -> Mapping[str, Any]:
+def _object(path: Path) -> Mapping[str, Any]:
+    """The JSON object in a file; empty where there is none that can be read."""
     try:
         found = read_json(path)
     except SaelabError:

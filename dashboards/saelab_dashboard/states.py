@@ -58,11 +58,11 @@ def failed(error: SaelabError) -> NoReturn:
 
 
 def no_index(directory: RunDirectory, found: State, problem: SaelabError | None) -> NoReturn:
-    """Absent, on its way, or damaged."""
+    """Absent, on its way, damaged, or of another SAE."""
     command = f"saelab index {shlex.quote(str(directory.path))}"
     if problem is not None:
         where = f"<br><code>{render.text(problem.where)}</code>" if problem.where else ""
-        say("error", "This index is damaged", f"{render.text(problem.message)}{where}", f"{command} --again")
+        say("error", "This index cannot be shown", f"{render.text(problem.message)}{where}", f"{command} --again")
     if not directory.finished:
         say("info", "This run has no SAE yet", "It is still training, or was stopped. Its index can be built then.")
     if found == "building":

@@ -31,6 +31,10 @@ class Text:
 class Source(Protocol):
     """One way to come by batches. Beside each stands a store: held-out tokens, statistics, evaluation."""
 
+    def check(self, windows: WindowSpec) -> None:
+        """Raise where there could be no batches of such windows."""
+        ...
+
     def capture_spec(self, spec: CaptureSpec) -> CaptureSpec:
         """What is to be stored before training begins."""
         ...
@@ -43,6 +47,9 @@ class Source(Protocol):
 @dataclass(frozen=True)
 class FromStore:
     """All training tokens are stored first, and read as often as training wants."""
+
+    def check(self, windows: WindowSpec) -> None:
+        pass
 
     def capture_spec(self, spec: CaptureSpec) -> CaptureSpec:
         return spec
@@ -61,6 +68,13 @@ class FromStream:
     def __post_init__(self) -> None:
         check_least(self, 1, "buffer_tokens", "sample_tokens")
 
+    def check(self, windows: WindowSpec) -> None:
+        if self.buffer_tokens < windows.context_length:
+            raise SettingError(
+                "source.buffer_tokens",
+                f"{self.buffer_tokens} is less than one context of {windows.context_length} tokens",
+            )
+
     def capture_spec(self, spec: CaptureSpec) -> CaptureSpec:
         return replace(spec, tokens=min(spec.tokens, self.sample_tokens))
 
@@ -70,6 +84,7 @@ class FromStream:
         Raises:
             SaelabError: the store lacks a hook or gradients; a buffer smaller than a context, or too large.
         """
+        self.check(text.windows)
         columns = Columns.of(store, wanted.hook, wanted.target_hook, loss_grad=wanted.loss_grad)
         lm = text.model()
         # A norm limit at any hook decides whether a token counts, so that hook is read too.
@@ -89,10 +104,6 @@ class FromStream:
     def _contexts(self, context_length: int, batch_contexts: int) -> int:
         """Per block: as many as fit the buffer, in whole forward passes where there is more than one."""
         contexts = self.buffer_tokens // context_length
-        if contexts == 0:
-            raise SettingError(
-                "source.buffer_tokens", f"{self.buffer_tokens} is less than one context of {context_length} tokens"
-            )
         return contexts - contexts % batch_contexts if contexts > batch_contexts else contexts
 
 

@@ -100,6 +100,7 @@ def run(config: Config, override: Override = None, fresh: Fresh = False, as_json
     The members of a sweep are not indexed; `saelab index` does that for those worth looking at.
     """
     from saelab.cli import runs
+    from saelab.cli.group import check_failures
     from saelab.cli.results import explain
 
     group = _group(config, override, _reporter(as_json))
@@ -107,11 +108,11 @@ def run(config: Config, override: Override = None, fresh: Fresh = False, as_json
     alone = len(group.runs) == 1
     if as_json:
         _print_json(next(iter(documents.values())) if alone and documents else documents)
-    elif alone:
-        explain(group.runs[0], documents[group.runs[0].config.name])
-    else:
+    elif not alone:
         console().print(runs.table(runs.list_runs([group.directory.path])))
-    group.check_failures()
+    elif documents:
+        explain(group.runs[0], documents[group.runs[0].config.name])
+    check_failures([group])
 
 
 @app.command()
@@ -131,6 +132,7 @@ def cache(config: Config, override: Override = None, as_json: Json = False) -> N
 @app.command()
 def train(config: Config, override: Override = None, fresh: Fresh = False, as_json: Json = False) -> None:
     """Train the SAE, or all of a sweep, on cached activations (caching them first where needed)."""
+    from saelab.cli.group import check_failures
     from saelab.files import read_json
 
     group = _group(config, override, _reporter(as_json))
@@ -143,7 +145,7 @@ def train(config: Config, override: Override = None, fresh: Fresh = False, as_js
         summaries = {run.config.name: read_json(run.directory.summary) for run in finished}
         alone = len(group.runs) == 1
         _print_json(next(iter(summaries.values())) if alone and summaries else summaries)
-    group.check_failures()
+    check_failures([group])
 
 
 @app.command(name="compare")
@@ -165,6 +167,7 @@ def compare_(
     from saelab.cli.compare import compare
     from saelab.cli.expand import group_directory
     from saelab.cli.family import family
+    from saelab.cli.group import check_failures
     from saelab.cli.report import of_config
     from saelab.evals.family import document, terminal, write
 
@@ -179,8 +182,7 @@ def compare_(
         out = console()
         out.print(terminal(table))
         out.print(*paths, sep="\n", highlight=False, soft_wrap=True, markup=False)
-    for group in groups:
-        group.check_failures()
+    check_failures(groups)
 
 
 @app.command(name="circuit")

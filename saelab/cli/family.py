@@ -53,7 +53,7 @@ def _trained_as(members: Mapping[str, RunConfig], place: Path) -> Iterator[tuple
 def _same_config(directory: RunDirectory, config: RunConfig) -> bool:
     """Not where it cannot be read, as one of another version."""
     try:
-        return not changed_settings(directory, config)
+        return directory.config.exists() and not changed_settings(directory, config)
     except SaelabError:
         return False
 

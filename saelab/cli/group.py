@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from saelab.cli.console import Reporter
 from saelab.cli.report import report
 from saelab.cli.schema import RunConfig
 from saelab.cli.stages import Loaded, Run
-from saelab.errors import Interrupted, RunFailedError
+from saelab.errors import Interrupted, RunFailedError, SaelabError
+from saelab.files import writing
 from saelab.training import Progress, Trainer, checkpoint
 from saelab.training.interrupt import stop_on_signals
 from saelab.training.run_directory import RunDirectory
@@ -27,34 +28,74 @@ class Group:
     Args:
         configs: of the members.
         place: holds their checkpoints; the run's own directory where there is one run.
+        later: names of runs that the same command trains here afterwards.
     """
 
-    def __init__(self, configs: Sequence[RunConfig], place: Path, reporter: Reporter, loaded: Loaded | None = None):
+    def __init__(
+        self,
+        configs: Sequence[RunConfig],
+        place: Path,
+        reporter: Reporter,
+        loaded: Loaded | None = None,
+        *,
+        later: Collection[str] = (),
+    ):
         loaded = loaded or Loaded(configs[0].model, reporter)
         self.runs = [Run(config, reporter, loaded, place) for config in configs]
         self.directory, self.reporter = RunDirectory(place), reporter
+        self.asked_for = {*later, *(config.name for config in configs)}
+
+    @property
+    def _directories(self) -> list[RunDirectory]:
+        """The group's and every member's; one where there is one run."""
+        return list(dict.fromkeys([self.directory, *(run.directory for run in self.runs)]))
+
+    @property
+    def _pending(self) -> list[Run]:
+        return [run for run in self.runs if not run.directory.ended]
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Hold the group's directory and every member's."""
         with ExitStack() as held:
-            for directory in dict.fromkeys([self.directory, *(run.directory for run in self.runs)]):
+            for directory in self._directories:
                 held.enter_context(directory.claimed())
             yield
 
     def prepare(self, *, fresh: bool) -> Store:
         """Everything that can fail before a directory is touched; then the activations."""
+        for directory in self._directories:
+            directory.check_ours()
         for run in self.runs:
             run.check_trainable(fresh=fresh)
         if not fresh:
             for run in self.runs:
                 run.check_same_config()
+        self._check_others(fresh=fresh)
         for run in self.runs:
             check_installed(run.config.train)
+        for run in self.runs:
+            run.check_start(fresh=fresh)
+        self.runs[0].check_stream()
         return self.runs[0].store(fresh=fresh)
+
+    def _check_others(self, *, fresh: bool) -> None:
+        """Raise where training these would drop what others, whom nobody has asked for, have learned so far."""
+        if not (fresh or self._pending):
+            return
+        left = sorted(under_way(self.directory.path, damaged_too=fresh) - self.asked_for)
+        if left:
+            command = " ".join(["saelab compare CONFIG", *(f"--only {name}" for name in left)])
+            raise SaelabError(
+                f"training these would drop what {', '.join(left)} learned so far",
+                where=str(self.directory.checkpoints),
+                fix=f"finish them first, by the command that began them (of a comparison: {command}); with --fresh it "
+                "starts them over; deleting their directories gives them up",
+            )
 
     def begin(self, *, fresh: bool) -> None:
         """Take the directories over for these configs; call inside `claimed()`."""
+        self._check_others(fresh=fresh)
         if fresh:
             self.directory.start_over()
         for run in self.runs:
@@ -78,19 +119,21 @@ class Group:
     # -- training -------------------------------------------------------------------------------------
 
     def train(self, store: Store) -> None:
-        """Train what is not trained yet; from the newest checkpoint where there is one.
+        """Train what is not trained yet, first what the newest checkpoint holds. Of a run that diverges its directory
+        says so, and `check_failures`.
 
         Raises:
-            RunFailedError: of the only run; of several, after the others are done, some.
+            Interrupted: it was asked to stop, and has left a checkpoint.
         """
         for run in self.runs:
             if run.directory.finished:
                 self.reporter.say(f"train      {run.config.name} is already done -> {run.directory.sae}")
-        while pending := [run for run in self.runs if not run.directory.finished and run.directory.failure is None]:
+        while pending := self._pending:
             begun = checkpoint.members(self.directory.checkpoints)
             together = [run for run in pending if run.config.name in begun]
             if begun and not together:  # all of an earlier group are done: it is of no more use
-                shutil.rmtree(self.directory.checkpoints)
+                with writing(self.directory.checkpoints):
+                    shutil.rmtree(self.directory.checkpoints)
             self._train(together or pending, store)
 
     def _train(self, runs: Sequence[Run], store: Store) -> None:
@@ -112,12 +155,13 @@ class Group:
             with self.reporter.stage("train", trainer.spec.steps) as stage, stop_on_signals() as stop:
                 trainer.stop = stop
                 trainer.report = lambda progress: stage.update(progress.step, _note(progress, len(trainer.active)))
-                trainer.run()
+                with suppress(RunFailedError):  # none is left: why is in `failed`
+                    trainer.run()
         finally:
             trainer.batches.close()
             for sink in (sink for sinks in trainer.sinks for sink in sinks):
                 sink.close()
-        if stop.signal is not None and trainer.step < trainer.spec.steps:
+        if stop.signal is not None:
             raise Interrupted(trainer.step, stop.signal)
         for run, member in zip(runs, trainer.members, strict=True):
             if member.name in trainer.failed:
@@ -125,21 +169,42 @@ class Group:
             else:
                 run.finish(trainer, member, store)
 
-    def check_failures(self) -> None:
-        """Raise where members have diverged."""
-        failures = {run.config.name: run.directory.failure for run in self.runs if run.directory.failure}
-        if failures:
-            raise RunFailedError(
-                "; ".join(f"{name}: {reason}" for name, reason in failures.items()),
-                where=str(self.directory.path),
-                fix="lower train.lr or raise train.warmup_steps; the others are done",
-            )
-
     # -- measuring ------------------------------------------------------------------------------------
 
     def evaluate(self, store: Store) -> dict[str, dict[str, Any]]:
         """What `eval.json` of each finished run holds, by the run's name."""
         return {run.config.name: run.evaluate(store) for run in self.runs if run.directory.finished}
+
+
+def under_way(place: Path, *, damaged_too: bool = False) -> set[str]:
+    """Members of a group whose training has come to a checkpoint in `place`, and to no end.
+
+    Args:
+        damaged_too: none where the checkpoint cannot be read, since none can go on from it.
+
+    Raises:
+        SaelabError: it cannot be read.
+    """
+    try:
+        begun = checkpoint.members(RunDirectory(place).checkpoints)
+    except SaelabError:
+        if not damaged_too:
+            raise
+        return set()
+    directories = {name: RunDirectory(place / name) for name in begun}
+    return {name for name, directory in directories.items() if directory.config.exists() and not directory.ended}
+
+
+def check_failures(groups: Iterable[Group]) -> None:
+    """Raise where members have diverged."""
+    runs = {run.directory.path: run for group in groups for run in group.runs}
+    failures = {path: run.directory.failure for path, run in runs.items() if run.directory.failure is not None}
+    if failures:
+        others = "; the others are done" if len(failures) < len(runs) else ""
+        raise RunFailedError(
+            "; ".join(f"{path}: {reason}" for path, reason in failures.items()),
+            fix=f"lower train.lr or raise train.warmup_steps, and start over with --fresh{others}",
+        )
 
 
 def _note(progress: Progress, members: int) -> str:

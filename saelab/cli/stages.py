@@ -36,13 +36,13 @@ from saelab.lm.corpus import DataSpec
 from saelab.lm.model import LanguageModel, ModelSpec
 from saelab.lm.vocabulary import vocabulary
 from saelab.lm.windows import SPLITS
-from saelab.sae import SAE, build
+from saelab.sae import SAE, Blueprint, build
 from saelab.training import Member, Trainer, checkpoint, precision
 from saelab.training.member import OUTLIER_NORM
 from saelab.training.milestones import write_milestone
 from saelab.training.run_directory import RunDirectory
 from saelab.training.sinks import Sink, open_sinks
-from saelab.training.start import load_start, start_from
+from saelab.training.start import check_start, load_start, start_from
 
 
 class Loaded:
@@ -103,7 +103,7 @@ class Run:
         """Whether there is anything that another config would spoil."""
         if self.place == self.directory.path:
             return self.directory.begun
-        return self.directory.finished or (self.directory.config.exists() and bool(checkpoint.existing(self.place)))
+        return self.directory.finished or self.config.name in checkpoint.members(RunDirectory(self.place).checkpoints)
 
     def check_trainable(self, *, fresh: bool) -> None:
         """Raise where training would have to make what was imported."""
@@ -129,11 +129,39 @@ class Run:
                 fix="give this run another name (-o name=...), or replace the old one with --fresh",
             )
 
+    def check_start(self, *, fresh: bool) -> None:
+        """Load what `init_from` names, where it will be needed.
+
+        Raises:
+            SaelabError: it is not there, does not fit, or lies in this run.
+        """
+        source = self.config.init_from
+        if source is None or (self._begun and not fresh):
+            return
+        if Path(source).resolve().is_relative_to(self.directory.path.resolve()):
+            raise SaelabError(
+                f"this run cannot start from itself: {source}",
+                where="init_from",
+                fix="give it another name (-o name=...)",
+            )
+        origin = self._origin
+        widths = {hook: self.model.hook(hook).width for hook in self.config.activations.hooks}
+        with torch.device("meta"):
+            mine = self._built(widths.__getitem__).sae
+        check_start(mine, origin)
+
+    def check_stream(self) -> None:
+        """Raise where batches could not be made, or what is reconstructed comes before what is read."""
+        self.source.check(self.config.windows)
+        if self.config.target_hook is not None:
+            self.model.check_order(self.model.hook(self.config.sae_hook), self.model.hook(self.config.target_hook))
+
     def begin(self, *, fresh: bool) -> None:
         """Take the directory over for this config; call inside `directory.claimed()`."""
-        if fresh:
+        if not fresh:
+            self.check_same_config()
+        if fresh or changed_settings(self.directory, self.config):  # another config's had not come to a checkpoint
             self.directory.start_over()
-        self.check_same_config()
         config = self.directory.config
         if not config.exists() or load_config(RunConfig, config) != self.config:
             self.directory.write_config(to_yaml(self.config))
@@ -242,9 +270,7 @@ class Run:
         device = self.model.device
         torch.manual_seed(config.train.seed)
         try:
-            width, target = store.width(config.sae_hook), config.target_hook
-            d_out = None if target is None else store.width(target)
-            blueprint = build(config.sae.kind, width, config.sae.settings, d_out, skip=config.skip)
+            blueprint = self._built(store.width)
             resolved = precision.resolve(config.train.precision, device)  # a resumed run keeps what it began with
             return Member(config.name, blueprint, config.train, precision=resolved, device=device)
         except (MemoryError, RuntimeError) as error:  # torch says both when there is no room
@@ -253,15 +279,23 @@ class Run:
                 f"this SAE does not fit on {device}: {reason}", where="sae", fix="lower n_latents"
             ) from error
 
+    def _built(self, width: Callable[[str], int]) -> Blueprint:
+        """This run's SAE in training form, by the width of a hook."""
+        config = self.config
+        d_out = None if config.target_hook is None else width(config.target_hook)
+        return build(config.sae.kind, width(config.sae_hook), config.sae.settings, d_out, skip=config.skip)
+
     def start(self, trainer: Trainer, member: Member) -> None:
-        """Take over the weights that `init_from` names, where it does."""
-        if self._origin is not None:
+        """Take over the weights that `init_from` names, where it does, and put on record whose they are."""
+        if self.config.init_from is not None:
             target = None if self.config.target_hook is None else trainer.target_scaling
             start_from(member.sae, self._origin, trainer.scaling, target, unit_norm=member.unit_norm)
+            self.directory.write_origin(self.config.init_from, self._origin.sha256())
 
     @cached_property
-    def _origin(self) -> SAE | None:
-        return None if self.config.init_from is None else load_start(self.config.init_from)
+    def _origin(self) -> SAE:
+        assert self.config.init_from is not None
+        return load_start(self.config.init_from)
 
     def open_sinks(self, step: int) -> list[Sink]:
         """Where this run's metrics go, from `step` on."""
@@ -382,7 +416,7 @@ class Run:
             "model": self.model.identity,
             "hook": self.config.sae_hook,
             "target_hook": self.config.target_hook,
-            "init_from": None if self._origin is None else self._origin.sha256(),
+            "init_from": None if self.config.init_from is None else self.directory.origin_sha256,
             "data": store.manifest["content"]["data"],
             "windows": store.manifest["content"]["windows"],
             "mask": store.manifest["mask"],
@@ -449,11 +483,13 @@ def what_trains(config: RunConfig) -> dict[str, Any]:
 
 
 def changed_settings(directory: RunDirectory, config: RunConfig) -> list[str]:
-    """Dotted keys in which the run in a directory was trained otherwise than `config` says.
+    """Dotted keys in which the run in a directory was trained otherwise than `config` says; none without its config.
 
     Raises:
         SaelabError: its config cannot be read.
     """
+    if not directory.config.exists():
+        return []
     return _differences(what_trains(load_config(RunConfig, directory.config)), what_trains(config))
 
 

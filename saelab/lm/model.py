@@ -231,6 +231,15 @@ class LanguageModel:
         with self._turn, self.bridge.hooks(fwd_hooks=list(hooks)):
             yield self.bridge
 
+    def check_order(self, source: Hook, hook: Hook) -> None:
+        """Run a few tokens.
+
+        Raises:
+            SaelabError: `source` comes after `hook`.
+        """
+        with self.edited_from(source, hook, lambda _, value: value):
+            self.logits(torch.zeros(1, 2, dtype=torch.long))
+
     @contextmanager
     def edited(self, hook: Hook, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
         """While inside, `edit` maps the hook's `[context, position, d_hook]` to what flows on; other threads wait."""

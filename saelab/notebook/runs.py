@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saelab.cli.expand import group_directory
-from saelab.cli.group import Group
+from saelab.cli.group import Group, check_failures
 from saelab.cli.schema import RunConfig
 from saelab.cli.stages import Loaded
 from saelab.config import parse_config
@@ -43,7 +43,9 @@ def make(config: str, lm: LanguageModel | None = None) -> Path:
                 "lm", f"this is {lm.identity['name']}, and the config's model is {name_of(loaded.model)}"
             )
         shared.model = lm
-    Group([loaded], group_directory(loaded), reporter, shared).make()
+    group = Group([loaded], group_directory(loaded), reporter, shared)
+    group.make()
+    check_failures([group])
     return group_directory(loaded)
 
 

@@ -1,7 +1,7 @@
 """Checkpoints: directories that are complete or absent, the newest few kept.
 
-`state.safetensors` holds every tensor (members' weights, optimiser moments, trackers, the RNG);
-`state.json` the step, the batches' position, what "auto" was resolved to, and the sha256 of the other.
+`state.safetensors` holds every tensor (members' weights, optimiser moments, trackers); `state.json` the step, the
+batches' position, what "auto" was resolved to, and the sha256 of the other.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from saelab import __version__
 from saelab.errors import SaelabError
-from saelab.files import atomic_directory, read_json, read_tensors, sha256_file, sweep_temporaries, write_json
+from saelab.files import atomic_directory, read_json, read_tensors, sha256_file, sweep_temporaries, write_json, writing
 
 TENSORS = "state.safetensors"
 STATE = "state.json"
@@ -43,13 +42,13 @@ def save(directory: Path, checkpoint: Checkpoint, *, keep: int) -> None:
     """Write `directory/step-...` and drop all but the newest `keep`."""
     from safetensors.torch import save_file
 
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(directory)
     path = directory / f"step-{checkpoint.step:08d}"
     if not path.exists():
         with atomic_directory(path) as temporary:
             tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
-            tensors |= _generators()
             save_file(tensors, temporary / TENSORS)
             document = {
                 "saelab": __version__,
@@ -59,13 +58,8 @@ def save(directory: Path, checkpoint: Checkpoint, *, keep: int) -> None:
             }
             write_json(temporary / STATE, document)
     for old in existing(directory)[:-keep]:
-        shutil.rmtree(old)
-
-
-def _generators() -> dict[str, Tensor]:
-    """Where the random generators are, of the CPU and of CUDA devices in use."""
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return {"rng": torch.get_rng_state()} | {f"rng.cuda.{number}": state for number, state in enumerate(devices)}
+        with writing(old):
+            shutil.rmtree(old)
 
 
 def existing(directory: Path) -> list[Path]:
@@ -87,7 +81,7 @@ def members(directory: Path) -> set[str]:
 
 
 def load_newest(directory: Path) -> Checkpoint | None:
-    """The newest checkpoint, or None; sets the RNG to where it was.
+    """The newest checkpoint, or None.
 
     Raises:
         SaelabError: it is damaged.
@@ -103,10 +97,6 @@ def load_newest(directory: Path) -> Checkpoint | None:
         raise SaelabError(f"this checkpoint is damaged: {error}", where=str(path), fix=_FIX) from error
     if sha256_file(path / TENSORS) != document["sha256"]:
         raise SaelabError("this checkpoint is damaged: its sha256 is not what was written", where=str(path), fix=_FIX)
-    torch.set_rng_state(tensors.pop("rng"))
-    for number in range(torch.cuda.device_count()):
-        if f"rng.cuda.{number}" in tensors:
-            torch.cuda.set_rng_state(tensors.pop(f"rng.cuda.{number}"), number)
     return Checkpoint(document["step"], tensors, document["state"])
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,6 +53,22 @@ def outlier_entries(x: Tensor, code: SparseCode) -> Tensor:
     return code.l0()[norms > OUTLIER_NORM * norms.median()].sum()
 
 
+@contextmanager
+def own_draws(seed: int, number: int, device: torch.device) -> Iterator[None]:
+    """Inside, what torch draws follows from the seed and the step's number alone; afterwards it goes on as before."""
+    on_gpu = [torch.cuda.default_generators[device.index]] if device.type == "cuda" else []
+    generators = [torch.default_generator, *on_gpu]
+    before = [generator.get_state() for generator in generators]
+    drawn = int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
+    try:
+        for generator in generators:
+            generator.manual_seed(drawn)
+        yield
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)
+
+
 class Member:
     """One of the N SAEs that a trainer steps on the same batches.
 
@@ -76,7 +96,14 @@ class Member:
         self.all_finite = torch.ones((), dtype=torch.bool, device=device)
 
     def step(self, batch: Batch, number: int) -> dict[str, Tensor]:
-        """Learn from one batch in training units; returns 0-dimensional metrics, not yet waited for."""
+        """Learn from one batch in training units; returns 0-dimensional metrics, not yet waited for.
+
+        What the SAE draws is its own: neither other members nor an interruption change it.
+        """
+        with own_draws(self.spec.seed, number, self.entries.device):
+            return self._step(batch, number)
+
+    def _step(self, batch: Batch, number: int) -> dict[str, Tensor]:
         sae = self.sae
         seen = sae.see(batch.input, batch.side)
         encoding = sae.coder.encode(seen)

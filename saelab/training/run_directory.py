@@ -14,13 +14,13 @@ from saelab.training import sinks
 
 _MARKER = ".lock"
 """The lock's file stays, and says whose directory this is."""
-_FAILURE = "failed.json"
+_FAILURE, _ORIGIN = "failed.json", "origin.json"
 
 
 @dataclass(frozen=True)
 class RunDirectory:
     """`runs/<name>/`: config.yaml metrics.jsonl summary.json log.txt sae/ checkpoints/ milestones/ eval.json index/
-    report.html."""
+    report.html; origin.json where it starts from another SAE, failed.json where training failed."""
 
     path: Path
 
@@ -66,7 +66,7 @@ class RunDirectory:
 
     @property
     def failure(self) -> str | None:
-        """Why this run stopped for good while others on its stream went on; None where it did not."""
+        """Why this run stopped for good; None where it did not."""
         path = self.path / _FAILURE
         return str(read_json(path)["message"]) if path.exists() else None
 
@@ -74,9 +74,25 @@ class RunDirectory:
         write_json(self.path / _FAILURE, {"message": message})
 
     @property
-    def ours(self) -> bool:
-        """Whether saelab made this directory (or it is not there, or empty)."""
-        return (self.path / _MARKER).exists() or not self.path.exists() or not any(self.path.iterdir())
+    def origin_sha256(self) -> str:
+        """Of the SAE whose weights this run began with.
+
+        Raises:
+            SaelabError: it is not on record.
+        """
+        return str(read_json(self.path / _ORIGIN)["sha256"])
+
+    def write_origin(self, path: str, sha256: str) -> None:
+        write_json(self.path / _ORIGIN, {"path": path, "sha256": sha256})
+
+    def check_ours(self) -> None:
+        """Raise where the directory holds anything and saelab has not made it."""
+        if self.path.exists() and not (self.path / _MARKER).exists() and any(self.path.iterdir()):
+            raise SaelabError(
+                "this directory holds files that are not a run's",
+                where=str(self.path),
+                fix="give the run another name (-o name=...) or place (-o runs_dir=...)",
+            )
 
     @property
     def begun(self) -> bool:
@@ -88,19 +104,19 @@ class RunDirectory:
         """Whether training is done: the inference form is written last."""
         return (self.sae / "config.json").exists()
 
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to train: the SAE is there, or training failed."""
+        return self.finished or self.failure is not None
+
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Hold the directory (made where it is not there); the kernel drops the lock however this ends.
 
         Raises:
-            SaelabError: another process holds it, or it cannot be written.
+            SaelabError: another process holds it, it cannot be written, or it is not ours.
         """
-        if not self.ours:
-            raise SaelabError(
-                "this directory holds files that are not a run's",
-                where=str(self.path),
-                fix="give the run another name (-o name=...) or place (-o runs_dir=...)",
-            )
+        self.check_ours()
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         busy = SaelabError(
@@ -112,12 +128,12 @@ class RunDirectory:
 
     def start_over(self) -> None:
         """Remove what this run has written, and nothing else."""
-        for directory in (self.sae, self.checkpoints, self.milestones, self.path / sinks.EVENTS):
+        for directory in (self.sae, self.checkpoints, self.milestones, self.index, self.path / sinks.EVENTS):
             if directory.exists():
                 with writing(directory):
                     shutil.rmtree(directory)
         files = (self.config, self.metrics, self.summary, self.eval, self.report, self.log)
-        for path in (*files, *(self.path / name for name in (sinks.RECORD, _FAILURE))):
+        for path in (*files, *(self.path / name for name in (sinks.RECORD, _FAILURE, _ORIGIN))):
             with writing(path):
                 path.unlink(missing_ok=True)
 

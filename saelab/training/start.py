@@ -49,7 +49,7 @@ def start_from(
     Raises:
         SaelabError: they have different shapes or parts, or `other` is in training form.
     """
-    _check(sae, other)
+    check_start(sae, other)
     taken = copy.deepcopy(other).cpu().double()
     if scaling is not None or target is not None:
         source = scaling or Scaling(torch.zeros(taken.identity.d_in), 1.0)
@@ -73,7 +73,8 @@ def _refusal(sae: SAE, other: SAE, message: str, fix: str | None = None) -> Sael
     return SaelabError(f"cannot start {kinds}: {message}", where="init_from", fix=fix)
 
 
-def _check(sae: SAE, other: SAE) -> None:
+def check_start(sae: SAE, other: SAE) -> None:
+    """Raise where `sae`, which may have no memory yet, has another shape or other parts than `other`."""
     mine, theirs = sae.identity, other.identity
     if theirs.form != "inference":
         message = "it is in training form, which does not say what scaling it saw"

@@ -225,7 +225,7 @@ class Trainer:
             RunFailedError: no member's loss is finite any more; the last good checkpoint is kept.
         """
         spec, milestones = self.spec, milestone_steps(self.spec)
-        while self.step < spec.steps:
+        while self.step < spec.steps and self.active:
             metrics = self._step()
             last = self.step == spec.steps
             heldout = last or self.step % spec.heldout_every_steps == 0

@@ -436,7 +436,7 @@ def test_where_metrics_go_and_what_is_kept_on_the_way_make_no_other_run(config_t
 def test_weights_that_diverge_in_the_last_step_are_not_published(saelab, config_text, tmp_path):
     Path("tiny.yaml").write_text(config_text())
     wild = ("-o", "train.tokens=128", "-o", "train.warmup_steps=0", "-o", "train.decay_frac=0.0", "-o", "train.lr=1e38")
-    refused(saelab("run", "tiny.yaml", *wild), "is no longer finite", "lower train.lr", code=1)
+    refused(saelab("run", "tiny.yaml", *wild), "are no longer finite", "lower train.lr", code=1)
     assert not (tmp_path / "runs" / "tiny" / "sae").exists()
 
 

@@ -11,7 +11,7 @@ from saelab.cli.compare import compare
 from saelab.cli.console import Reporter
 from saelab.cli.expand import companions, compared, group_directory, swept
 from saelab.cli.family import family
-from saelab.cli.group import Group
+from saelab.cli.group import Group, check_failures
 from saelab.cli.schema import RunConfig
 from saelab.config import parse_config
 from saelab.errors import Interrupted, RunFailedError, SaelabError
@@ -203,8 +203,8 @@ def test_a_member_that_diverges_is_named_and_the_others_are_done(config_text, re
     run_all(group)
     assert list(weights(tmp_path / "runs")) == ["lr-0.003"]
     for _ in range(2):  # the same command again says so again
-        with pytest.raises(RunFailedError, match=r"runs/s: lr-1e30: its loss or weights are no longer finite at step"):
-            group.check_failures()
+        with pytest.raises(RunFailedError, match=r"runs/s/lr-1e30: its loss or weights are no longer finite at step"):
+            check_failures([group])
         run_all(group)
     other = config("sweep: {grid: {train.lr: [3e-3, 1e-3]}}", base)
     run_all(Group(swept(other), group_directory(other), reporter))

@@ -146,8 +146,19 @@ def test_a_damaged_index_is_named_and_can_be_built_again(page: str, file: str, t
     path = make_run(tmp_path / "tiny")
     (path / "index" / file).write_bytes(b"{")
     found = opened(page)
-    assert "This index is damaged" in words(found)
+    assert "This index cannot be shown" in words(found)
     assert file in words(found)
+    assert found.code[0].value == f"saelab index {path} --again"
+
+
+def test_an_index_of_another_sae_is_not_shown(tmp_path: Path, make_run: MakeRun):
+    path = make_run(tmp_path / "tiny")
+    (path / "summary.json").write_text(json.dumps({"sae_sha256": Bundle(path / "index").sae_sha256}))
+    assert "cannot be shown" not in words(opened("features"))
+    st.cache_data.clear()
+    (path / "summary.json").write_text(json.dumps({"sae_sha256": "another"}))
+    found = opened("features")
+    assert "it is of another SAE than the one that the run holds now" in words(found)
     assert found.code[0].value == f"saelab index {path} --again"
 
 

@@ -1,5 +1,6 @@
 """The trainer: it learns, N SAEs on one stream equal N alone, it resumes to the bit, it stops when it must."""
 
+import errno
 import json
 
 import pytest
@@ -81,9 +82,10 @@ def test_a_parameter_that_no_loss_reaches_does_not_end_a_run_after_a_checkpoint(
 
 
 def test_several_on_one_stream_equal_each_alone(store, tmp_path):
-    together = [member(spec()), member(spec(), "abs_topk"), member(spec(), "relu")]
+    kinds = ("topk", "variational", "abs_topk", "relu")
+    together = [member(spec(), kind) for kind in kinds]
     Trainer(together, store, HOOK, directory=tmp_path / "all").run()
-    for kind, m in zip(("topk", "abs_topk", "relu"), together, strict=True):
+    for kind, m in zip(kinds, together, strict=True):
         alone = member(spec(), kind)
         Trainer([alone], store, HOOK, directory=tmp_path / kind).run()
         assert_same_bits(state(alone), state(m))
@@ -91,7 +93,7 @@ def test_several_on_one_stream_equal_each_alone(store, tmp_path):
 
 @pytest.mark.parametrize("stop_at", [1, 29, 30, 31, 60, 95])
 def test_resumed_training_ends_with_the_same_bits(store, tmp_path, stop_at):
-    straight = [member(spec()), member(spec(), "relu")]
+    straight = [member(spec()), member(spec(), "variational")]
     Trainer(straight, store, HOOK, directory=tmp_path / "straight").run()
 
     class Killed(BaseException):
@@ -109,9 +111,9 @@ def test_resumed_training_ends_with_the_same_bits(store, tmp_path, stop_at):
         return m
 
     with pytest.raises(Killed):
-        Trainer([killer(member(spec())), member(spec(), "relu")], store, HOOK, directory=tmp_path / "cut").run()
+        Trainer([killer(member(spec())), member(spec(), "variational")], store, HOOK, directory=tmp_path / "cut").run()
     torch.manual_seed(999)
-    again = [member(spec()), member(spec(), "relu")]
+    again = [member(spec()), member(spec(), "variational")]
     trainer = Trainer(again, store, HOOK, directory=tmp_path / "cut")
     assert trainer.resume() == (stop_at >= 30)
     assert trainer.step == stop_at // 30 * 30
@@ -135,6 +137,34 @@ def test_only_the_newest_checkpoints_stay(store, tmp_path):
     Trainer([member(spec(keep_checkpoints=2))], store, HOOK, directory=tmp_path).run()
     names = [path.name for path in checkpoint.existing(tmp_path / "checkpoints")]
     assert names == ["step-00000090", "step-00000100"]
+
+
+def test_what_a_member_draws_leaves_the_random_numbers_of_others_alone():
+    x = torch.randn(64, 32)
+    found = []
+    for _ in range(2):
+        m = member(spec(), "variational")
+        torch.manual_seed(7)
+        m.step(Batch(x, x), 3)
+        found.append(torch.rand(3))
+    torch.manual_seed(7)
+    assert torch.equal(found[0], torch.rand(3))
+    assert torch.equal(found[0], found[1])
+
+
+def test_a_place_that_takes_no_checkpoints_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SaelabError, match=r"file/checkpoints: could not write"):
+        checkpoint.save(tmp_path / "file" / "checkpoints", checkpoint.Checkpoint(1, {}, {}), keep=1)
+
+    def refuse(path: object, *, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    (tmp_path / "step-00000001").mkdir()
+    with pytest.raises(SaelabError, match=r"step-00000001: could not write this file: Read-only file system"):
+        checkpoint.save(tmp_path, checkpoint.Checkpoint(2, {}, {}), keep=1)
 
 
 def test_damaged_checkpoints_are_refused(store, tmp_path):
