@@ -258,6 +258,39 @@ def test_in_the_plot_every_member_is_named_once_and_no_label_covers_another(fami
     assert len(picture.axes) == 2 * len(PANELS)  # a window on the crowd in each
 
 
+def test_a_narrow_window_leaves_room_for_labels_beside_it_and_for_its_ticks():
+    from saelab.evals.family.plot import figure
+
+    curve = {
+        "k16": (16, 0.202, 0.967),
+        "k32": (32, 0.169, 0.977),
+        "k64": (64, 0.139, 0.984),
+        "k128": (128, 0.104, 0.989),
+    }
+    members = {
+        "relu": (32.2, 0.222, 0.957),
+        "gated": (33.7, 0.157, 0.981),
+        "jumprelu": (34, 0.168, 0.979),
+        "batch_topk": (33.6, 0.1541, 0.9824),
+        "matryoshka": (32.6, 0.163, 0.9817),
+        "abs_topk": (32, 0.181, 0.974),
+        "mutual_choice": (33.7, 0.154, 0.9826),
+        "feature_choice": (33.7, 0.16, 0.9818),
+        "gradient_topk": (32, 0.172, 0.9775),
+        "matching_pursuit": (32, 0.12, 0.987),
+        "group_bias": (29.6, 0.334, 0.902),
+        "top_afa": (91.7, 0.161, 0.978),
+    }
+    runs = {(name, 0): record(*found) for name, found in (curve | members).items()}
+    comparison = Comparison((*curve, *members), (0,), tuple(curve), "topk")
+    picture = figure(FamilyTable.of(comparison, runs))
+    picture.canvas.draw()
+    labels = [text for axis in picture.axes for text in axis.texts]
+    for texts in (labels, *(axis.get_xticklabels() for axis in picture.axes)):
+        for one, other in itertools.combinations((text.get_window_extent() for text in texts), 2):
+            assert not Box(*one.extents).meets(Box(*other.extents))
+
+
 @pytest.mark.slow
 def test_files_are_written_and_the_same_each_time(family, tmp_path):
     paths = write(family, tmp_path / "one")

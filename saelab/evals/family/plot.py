@@ -31,6 +31,8 @@ _TICKS = {
 }
 _SIZE_INCHES, _DPI = (12.0, 6.0), 150
 _MARK_POINTS = 7.0
+_TICK_POINTS = 24.0
+"""A tick of a window, with its label, takes as much."""
 _LEAST = 1e-6
 """A perfect score still has a place on a logarithmic axis."""
 
@@ -274,6 +276,7 @@ def _enlarge(view: View, scene: Scene, crowded: Sequence[Mark]) -> Box | None:
     core = around([view.place(mark.row) for mark in crowded], 0.7 * _MARK_POINTS)
     curve = [around([place], 6.0) for place in along([view.place(row) for row in scene.curve])]
     marks = [around([view.place(row)], 8.0) for row in (*scene.members, *scene.companions)]
+    marks += [_first_choice(view, scene, mark) for mark in scene.marks if mark not in crowded]
     better = (frame.left, frame.top if scene.panel.lacking else frame.bottom)  # the side where labels are few
     window = free_window(frame, [core.grown(core.width, 0), *curve, *marks], better)
     if window is None:
@@ -286,7 +289,8 @@ def _enlarge(view: View, scene: Scene, crowded: Sequence[Mark]) -> Box | None:
     (left, low), (right, high) = view.data(part.left, part.bottom), view.data(part.right, part.top)
     low, high = sorted((low, high))
     _limit(inset, (left, right), (low, high))
-    _ticks(inset, _plain(left, right), _plain(*sorted(map(scene.panel.height, (low, high)))))
+    across, up = (max(1, int(size / _TICK_POINTS)) for size in (pane.width, pane.height))
+    _ticks(inset, _plain(left, right, across), _plain(*sorted(map(scene.panel.height, (low, high))), up))
     inset.axis.tick_params(labelsize=8, color=_FRAME, labelcolor=_INK, length=2)
     inset.axis.spines[:].set_color(_FRAME)
     _draw_marks(inset, replace(scene, marks=crowded))
@@ -306,10 +310,10 @@ def _shares(box: Box) -> tuple[float, float, float, float]:
     return box.left / width, box.bottom / height, box.width / width, box.height / height
 
 
-def _plain(low: float, high: float) -> list[float]:
+def _plain(low: float, high: float, most: int) -> list[float]:
     from matplotlib.ticker import MaxNLocator
 
-    return [float(tick) for tick in MaxNLocator(4).tick_values(low, high)]
+    return [float(tick) for tick in MaxNLocator(min(most, 4)).tick_values(low, high)]
 
 
 # -- labels -------------------------------------------------------------------------------------------
@@ -329,6 +333,14 @@ def _extent(text: Text) -> tuple[float, float]:
 def _wanted(view: View, scene: Scene, mark: Mark, text: Text) -> Label:
     """To the left for what beats the curve: it is empty there."""
     return Label(*view.place(mark.row), *_extent(text), rightwards=not scene.better(mark.row))
+
+
+def _first_choice(view: View, scene: Scene, mark: Mark) -> Box:
+    """Where a member's label would go first."""
+    text = _write(view, mark.row.name, 9.5)
+    wanted = _wanted(view, scene, mark, text)
+    text.remove()
+    return arrange([wanted], view.box, [])[0].box
 
 
 def _put(view: View, texts: Sequence[Text], places: Sequence[Place]) -> None:
