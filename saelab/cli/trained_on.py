@@ -49,7 +49,8 @@ def _parts(section: str, said: dict[str, Any]) -> dict[str, str]:
     """What there is to compare, by names that mean something; empty where nothing fixes it."""
     if section == "model" and "content" in said:
         files = str(said["content"]).replace("commit ", "commit=").split(";")
-        return dict(part.partition("=")[::2] for part in files) | {"tokenizer": str(said.get("tokenizer"))}
+        parts = {name: value for name, _, value in (part.partition("=") for part in files)}
+        return parts | {"tokenizer": str(said.get("tokenizer"))}
     if section == "model" or (section == "data" and not said.keys() & {"files", "hub"}):
         return {}
     return {key: str(value) for key, value in (said.get("files", {}) | said).items() if key not in _BY_THEMSELVES}

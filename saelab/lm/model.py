@@ -365,7 +365,7 @@ def identity(spec: ModelSpec) -> dict[str, Any]:
     Raises:
         SaelabError: it is not there.
     """
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     from saelab.lm.assets import resolve
 
