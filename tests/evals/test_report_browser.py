@@ -74,7 +74,11 @@ def test_pointing_at_a_series_dims_the_others(browser: Browser, pages: dict[str,
     page.goto(pages["several"].as_uri())
     page.locator(".key li").first.hover()
     own, other = (page.locator(f".plot .k{number}").first for number in (0, 1))
-    page.wait_for_function("getComputedStyle(document.querySelector('.plot .k1')).opacity < 0.5")
-    assert own.evaluate("one => getComputedStyle(one).opacity") == "1"
-    assert float(other.evaluate("one => getComputedStyle(one).opacity")) < 0.5
+    opacity = "one => Number(getComputedStyle(one).opacity)"
+    for _ in range(200):  # it fades; to wait inside the page would take eval, which the page forbids
+        if other.evaluate(opacity) < 0.5:
+            break
+        page.wait_for_timeout(25)
+    assert own.evaluate(opacity) == 1
+    assert other.evaluate(opacity) < 0.5
     page.close()
