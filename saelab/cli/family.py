@@ -8,7 +8,7 @@ from pathlib import Path
 from saelab.cli.expand import companion_name, companions, compared, group_directory
 from saelab.cli.runs import planned
 from saelab.cli.schema import RunConfig
-from saelab.cli.stages import changed_settings
+from saelab.cli.what_trains import changed_settings
 from saelab.errors import SaelabError
 from saelab.evals.family import Comparison, FamilyTable
 from saelab.evals.records import RunRecord, is_run

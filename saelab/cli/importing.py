@@ -11,7 +11,8 @@ from typing import Any
 from saelab.cli import provenance
 from saelab.cli.console import Reporter
 from saelab.cli.schema import RunConfig
-from saelab.cli.stages import Loaded, Run, what_trains
+from saelab.cli.stages import Loaded, Run
+from saelab.cli.what_trains import what_trains
 from saelab.config import as_dict, parse_config
 from saelab.config.document import write_document
 from saelab.errors import SaelabError

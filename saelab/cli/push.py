@@ -14,7 +14,7 @@ from saelab.errors import SaelabError, did_you_mean
 from saelab.files import read_json, write_text
 from saelab.interop import hub
 from saelab.interop.card import Card, Metric, export_directory
-from saelab.interop.parts import CannotHold
+from saelab.interop.parts import CannotHoldError
 from saelab.lm import assets
 from saelab.sae import SAE, io
 from saelab.training.run_directory import RunDirectory
@@ -100,7 +100,7 @@ def _exported(
         directory = export_directory(format, sae)
         try:
             interop.export(sae, temporary / directory, format)
-        except CannotHold as error:
+        except CannotHoldError as error:
             if formats:
                 raise
             refused[format] = error.message

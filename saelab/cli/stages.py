@@ -24,6 +24,7 @@ from saelab.cli import provenance
 from saelab.cli.console import Reporter
 from saelab.cli.schema import RunConfig
 from saelab.cli.trained_on import check_trained_on
+from saelab.cli.what_trains import changed_settings, what_trains
 from saelab.config import Choice, as_dict, load_config, to_yaml
 from saelab.errors import SaelabError
 from saelab.evals import EVALUATORS, Subject, evaluate
@@ -474,25 +475,6 @@ def open_run(directory: Path, overrides: list[str], reporter: Reporter) -> Run:
     return Run(config, reporter, Loaded(config.model, reporter), directory.resolve())
 
 
-def what_trains(config: RunConfig) -> dict[str, Any]:
-    """The part of a config that decides the weights: not where things go, what is logged or measured."""
-    document = {key: value for key, value in as_dict(config).items() if key not in _ELSEWHERE}
-    kept = {key: value for key, value in document["train"].items() if key not in _RHYTHM}
-    activations = {key: value for key, value in document["activations"].items() if key != "dir"}
-    return document | {"train": kept, "activations": activations}
-
-
-def changed_settings(directory: RunDirectory, config: RunConfig) -> list[str]:
-    """Dotted keys in which the run in a directory was trained otherwise than `config` says; none without its config.
-
-    Raises:
-        SaelabError: its config cannot be read.
-    """
-    if not directory.config.exists():
-        return []
-    return _differences(what_trains(load_config(RunConfig, directory.config)), what_trains(config))
-
-
 def _said(heldout: Mapping[str, float]) -> str:
     """FVU and L0, as far as they are known: one token has no variance."""
     shown = {"fvu": "FVU {:.4f}", "l0": "L0 {:.1f}"}
@@ -501,18 +483,3 @@ def _said(heldout: Mapping[str, float]) -> str:
 
 _NOTABLE_SHARE = 0.01
 """From here on a run says what outliers took."""
-_ELSEWHERE = frozenset({"eval", "index", "runs_dir", "sweep", "compare"})
-_RHYTHM = frozenset(
-    {
-        *("log_every_steps", "heldout_every_steps", "heldout_tokens", "checkpoint_every_steps", "keep_checkpoints"),
-        *("milestones", "milestone_first_step", "wandb", "tensorboard", "trackio"),
-    }
-)
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Dotted keys whose values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
-    return [] if old == new else [path]

@@ -98,16 +98,16 @@ _WHAT_THEY_DO: Mapping[Form, str] = {
 }
 
 
-class CannotHold(SaelabError):  # noqa: N818 (nothing went wrong)
+class CannotHoldError(SaelabError):
     """A format has no form for what an SAE computes."""
 
 
-def refusal(sae: SAE, title: str, reason: str | None = None) -> CannotHold:
+def refusal(sae: SAE, title: str, reason: str | None = None) -> CannotHoldError:
     """The error where a format cannot express an SAE, with the reason."""
     form = form_of(sae)
     does = _WHAT_THEY_DO.get(form, f"encodes with {form[0].__name__}")
     reason = reason or f"this '{sae.identity.kind}' {does}, for which it has no form"
-    return CannotHold(f"{title} cannot hold this SAE: {reason}", where="--format", fix="choose another format")
+    return CannotHoldError(f"{title} cannot hold this SAE: {reason}", where="--format", fix="choose another format")
 
 
 def check_raw_units(sae: SAE, title: str) -> None:

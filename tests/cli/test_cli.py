@@ -420,7 +420,7 @@ def test_some_evaluators_or_all_of_them(saelab, config_text, monkeypatch):
 
 def test_where_metrics_go_and_what_is_kept_on_the_way_make_no_other_run(config_text):
     from saelab.cli.schema import RunConfig
-    from saelab.cli.stages import what_trains
+    from saelab.cli.what_trains import what_trains
     from saelab.config import parse_config
 
     before = config_text().replace("train:\n  {", "train:\n  {wandb: {mode: offline, project: mine}, ")

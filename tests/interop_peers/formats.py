@@ -13,7 +13,7 @@ from saelab import interop
 from saelab.cli.push import push
 from saelab.files import write_text
 from saelab.interop.card import export_directory
-from saelab.interop.parts import CannotHold
+from saelab.interop.parts import CannotHoldError
 from saelab.sae import SAE, VARIANTS
 from tests.interop.saes import D, random_sae
 
@@ -59,7 +59,7 @@ def _exported(peer: Any, attempt: Attempt) -> Iterator[Outcome]:
             sae = make()
             try:
                 interop.export(sae, directory, peer.FORMAT)
-            except CannotHold as error:
+            except CannotHoldError as error:
                 return Outcome(OUT, peer.FORMAT, name, refused=error.message)
             return compared(OUT, peer.FORMAT, name, _ours(sae), peer.load(directory), x)
 

@@ -30,7 +30,7 @@ _TICKS = {
     "ce_score": (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998),
 }
 _SIZE_INCHES, _DPI = (12.0, 6.0), 150
-_MARK_POINTS = 7.0
+_MARK_POINTS, _LABEL_POINTS = 7.0, 9.5
 _TICK_POINTS = 24.0
 """A tick of a window, with its label, takes as much."""
 _LEAST = 1e-6
@@ -114,7 +114,7 @@ def _draw(panel: Panel, axis: Axes, table: FamilyTable) -> None:
     crowded = _crowded(view, scene)
     window = _enlarge(view, scene, crowded) if len(crowded) > 2 else None
     alone = [mark for mark in scene.marks if mark not in crowded] if window else scene.marks
-    texts = [_write(view, mark.row.name, 9.5) for mark in alone]
+    texts = [_write(view, mark.row.name, _LABEL_POINTS) for mark in alone]
     wanted = [_wanted(view, scene, mark, text) for mark, text in zip(alone, texts, strict=True)]
     line = [view.place(row) for row in scene.curve]
     if line:
@@ -338,7 +338,7 @@ def _wanted(view: View, scene: Scene, mark: Mark, text: Text) -> Label:
 
 def _first_choice(view: View, scene: Scene, mark: Mark) -> Box:
     """Where a member's label would go first."""
-    text = _write(view, mark.row.name, 9.5)
+    text = _write(view, mark.row.name, _LABEL_POINTS)
     wanted = _wanted(view, scene, mark, text)
     text.remove()
     return arrange([wanted], view.box, [])[0].box
