@@ -231,19 +231,21 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise SaelabError(f"not a readable safetensors file: {error}", where=str(path)) from error
 
 
-def read_ahead(path: Path, names: Iterable[str]) -> None:
-    """Ask the operating system to read some tensors of a safetensors file soon, where it takes such hints.
+def read_ahead(path: Path, names: Iterable[str], rows: range) -> None:
+    """Ask the operating system to read some rows of a safetensors file's tensors soon, where it takes such hints.
 
     What is wrong with the file is for its reader to say.
     """
     if not hasattr(os, "posix_fadvise"):
         return
-    with contextlib.suppress(OSError, ValueError, KeyError), path.open("rb") as file:
+    with contextlib.suppress(OSError, ValueError, LookupError, ArithmeticError), path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(header_bytes))
         for name in names:
             begin, end = header[name]["data_offsets"]
-            os.posix_fadvise(file.fileno(), 8 + header_bytes + begin, end - begin, os.POSIX_FADV_WILLNEED)
+            row_bytes = (end - begin) // header[name]["shape"][0]
+            first = 8 + header_bytes + begin + rows.start * row_bytes
+            os.posix_fadvise(file.fileno(), first, len(rows) * row_bytes, os.POSIX_FADV_WILLNEED)
 
 
 def sha256_file(path: Path) -> str:

@@ -1,10 +1,11 @@
-"""Batches from a store: shards in a permuted order, a few mixed at a time, rows permuted within.
+"""Batches from a store: slices of many shards, mixed at a time, rows permuted within.
 
 The order is a pure function of the seed, so the state of a loader is one number: the rows it has served.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -19,8 +20,12 @@ from saelab.errors import SaelabError, check_seed
 from saelab.files import read_ahead
 from saelab.lm.windows import Split
 
-_SHARDS, _ROWS = 1, 2
-"""Purposes, so that the two permutations draw from different streams of the same seed."""
+_SHARDS, _ROWS, _SLICES = 1, 2, 3
+"""Purposes, so that the permutations draw from different streams of the same seed."""
+_MOST_SLICES = 16
+"""A shard is cut into at most so many: more would mix further, and read less at once."""
+_ORDER = 2
+"""Of the rows, counted up where it changes: a checkpoint of another one cannot be gone on with to the same bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +52,7 @@ class Wanted:
         hook: input; target_hook: what is to be reconstructed (None: the input).
         loss_grad: serve gradients as well.
         batch_tokens: rows per batch.
-        mix_shards: shards of a store held in memory and mixed at a time.
+        mix_shards: shards' worth of a store's rows held in memory and mixed at a time.
         seed: of the order.
         pin: make batches in pinned memory, from where CUDA copies them while it computes.
     """
@@ -116,21 +121,38 @@ class Columns:
 
 
 @dataclass(frozen=True)
+class _Slice:
+    """Neighbouring rows of a shard. They were shuffled when they were written, so they are as good a sample as any."""
+
+    shard: Shard
+    begin: int
+    end: int
+
+    @classmethod
+    def cut(cls, shard: Shard, number: int, of: int) -> _Slice:
+        """One of `of` slices that make up the shard."""
+        return cls(shard, shard.n_tokens * number // of, shard.n_tokens * (number + 1) // of)
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+
+@dataclass(frozen=True)
 class _Block:
-    """A few shards that are mixed, and where they stand in the endless sequence of rows.
+    """The slices that are mixed, and where they stand in the endless sequence of rows.
 
     Attributes:
-        key: the epoch, and the number of the first shard in the epoch's order.
+        key: the epoch, the group of shards that are cut and mixed, and the number of the block among the group's.
         start: rows served before its first.
     """
 
-    key: tuple[int, int]
-    shards: list[Shard]
+    key: tuple[int, int, int]
+    slices: list[_Slice]
     start: int
 
     @property
     def size(self) -> int:
-        return sum(shard.n_tokens for shard in self.shards)
+        return sum(map(len, self.slices))
 
     def __contains__(self, row: int) -> bool:
         return self.start <= row < self.start + self.size
@@ -139,14 +161,15 @@ class _Block:
 class Loader:
     """Endless training batches of `batch_tokens` rows; a batch may cross blocks and epochs.
 
-    Shards are read one after another into a block of memory that every `mix_shards` of them use in turn, while
-    the operating system reads the next ones ahead.
+    A block of memory holds as many rows as `mix_shards` shards, but of up to sixteen times as many: each shard is
+    cut into slices, and a block takes one of each. Slices are read one after another, while the operating system reads
+    the next block's ahead.
 
     Args:
         store: where rows come from (its train split).
         hook: input; target_hook: what is to be reconstructed (None: the input).
         batch_tokens: rows per batch.
-        mix_shards: shards held in memory and mixed at a time.
+        mix_shards: shards' worth of rows held in memory and mixed at a time.
         seed: of the order.
         loss_grad: serve gradients as well.
         pin: make batches in page-locked memory, from where a GPU copies them while it computes.
@@ -186,11 +209,16 @@ class Loader:
         return cls(store, **asdict(wanted))
 
     def state_dict(self) -> dict[str, int]:
-        return {"served_tokens": self.served, "seed": self.seed}
+        return {"served_tokens": self.served, "seed": self.seed, "order": _ORDER}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         if state["seed"] != self.seed:
             raise SaelabError(f"this state is of seed {state['seed']}, the loader's is {self.seed}")
+        if state.get("order") != _ORDER:
+            raise SaelabError(
+                "this state is of another version of saelab, whose loader serves rows in another order",
+                fix="go on with that version, or start over with --fresh",
+            )
         self.served = state["served_tokens"]
 
     def close(self) -> None:
@@ -214,10 +242,21 @@ class Loader:
         return self._columns.batch(batch)
 
     @cached_property
+    def _groups(self) -> int:
+        """Shards are permuted and dealt into so many groups, as equal as can be; a group's slices are mixed."""
+        return math.ceil(len(self.shards) / (self.mix_shards * _MOST_SLICES))
+
+    @cached_property
+    def _parts(self) -> int:
+        """Slices of a shard, and blocks of a group."""
+        return math.ceil(math.ceil(len(self.shards) / self._groups) / self.mix_shards)
+
+    @cached_property
     def _memory(self) -> dict[str, Tensor]:
         """The rows of the block being served; there is room for the largest."""
-        largest = sorted(shard.n_tokens for shard in self.shards)[-self.mix_shards :]
-        return self._columns.empty(self.store, sum(largest))
+        largest = sorted((shard.n_tokens for shard in self.shards), reverse=True)
+        in_a_group = math.ceil(len(self.shards) / self._groups)
+        return self._columns.empty(self.store, sum(math.ceil(n / self._parts) for n in largest[:in_a_group]))
 
     def _read(self, row: int) -> tuple[_Block, Tensor]:
         """The block that holds a row of the endless sequence, and the order its rows are served in; its rows are
@@ -235,25 +274,35 @@ class Loader:
         epoch, rest = divmod(row, self.epoch_tokens)
         order = np.random.default_rng([self.seed, _SHARDS, epoch]).permutation(len(self.shards))
         start = row - rest
-        for number in range(0, len(order), self.mix_shards):
-            shards = [self.shards[i] for i in order[number : number + self.mix_shards]]
-            block = _Block((epoch, number), shards, start)
-            if row in block:
-                return block
+        for group, members in enumerate(np.array_split(order, self._groups)):
+            shards = [self.shards[i] for i in members]
+            size = sum(shard.n_tokens for shard in shards)
+            if row < start + size:
+                return next(block for block in self._blocks(epoch, group, shards, start) if row in block)
+            start += size
+        raise AssertionError("unreachable: the groups of an epoch add up to it")
+
+    def _blocks(self, epoch: int, group: int, shards: list[Shard], start: int) -> Iterator[_Block]:
+        """A group's, each with one slice of every shard; which ones meet is drawn anew for every epoch."""
+        rng = np.random.default_rng([self.seed, _SLICES, epoch, group])
+        turns = rng.permuted(np.tile(np.arange(self._parts), (len(shards), 1)), axis=1)
+        for number, turn in enumerate(turns.T.tolist()):
+            slices = [_Slice.cut(shard, part, self._parts) for shard, part in zip(shards, turn, strict=True)]
+            block = _Block((epoch, group, number), slices, start)
+            yield block
             start += block.size
-        raise AssertionError("unreachable: the blocks of an epoch add up to it")
 
     def _fill(self, block: _Block) -> None:
         filled = 0
-        for shard in block.shards:
-            tensors = self.store.read(shard)
+        for part in block.slices:
+            tensors = self.store.read(part.shard)
             for name, column in self._memory.items():
-                column[filled : filled + shard.n_tokens].copy_(tensors[name])
-            filled += shard.n_tokens
+                column[filled : filled + len(part)].copy_(tensors[name][part.begin : part.end])
+            filled += len(part)
 
     def _read_ahead(self, block: _Block) -> None:
-        for shard in block.shards:
-            read_ahead(self.store.directory / shard.file, self._memory)
+        for part in block.slices:
+            read_ahead(self.store.directory / part.shard.file, self._memory, range(part.begin, part.end))
 
 
 def stored(

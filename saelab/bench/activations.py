@@ -285,8 +285,9 @@ def _size(batch: Batch) -> int:
 def _shuffling(bench: _Bench) -> list[Row]:
     """How alike the rows of a batch are, as loaded and of a global order."""
     bench.progress.begin("shuffling")
-    learning = bench.learning
-    orders = correlation.compare(bench.store, learning.hook, learning.batches(FromStore()), learning.spec.batch_tokens)
+    learning, epochs = bench.learning, bench.extent.rounds
+    batches, batch_tokens = learning.batches(FromStore()), learning.spec.batch_tokens
+    orders = correlation.compare(bench.store, learning.hook, batches, batch_tokens, epochs=epochs)
     beside = {f"{name}_mean": each.mean for name, each in vars(orders).items()}
     beside |= {f"{name}_standard_error": each.standard_error for name, each in vars(orders).items()}
     excess = orders.loader.excess(orders.shuffled)

@@ -60,8 +60,8 @@ class Orders:
     """Within-batch correlation of one store's training rows in three orders.
 
     Attributes:
-        loader: as training gets them, over one epoch.
-        shuffled: of one permutation of all rows.
+        loader: as training gets them, over a number of epochs.
+        shuffled: of as many permutations of all rows.
         in_order: as the text runs, context after context.
     """
 
@@ -70,11 +70,12 @@ class Orders:
     in_order: Correlation
 
 
-def compare(store: Store, hook: str, batches: Batches, batch_tokens: int) -> Orders:
+def compare(store: Store, hook: str, batches: Batches, batch_tokens: int, *, epochs: int = 1) -> Orders:
     """Two batches an order or more.
 
     Args:
         batches: of `batch_tokens` training rows each, from the beginning of an epoch.
+        epochs: one order may mix better than another by luck.
 
     Raises:
         ValueError: the store does not hold two batches.
@@ -89,17 +90,20 @@ def compare(store: Store, hook: str, batches: Batches, batch_tokens: int) -> Ord
     def of(rows: Iterable[Tensor]) -> Correlation:
         return Correlation(tuple(within_batch_correlation(each, mean) for each in rows))
 
-    def of_order(order: np.ndarray) -> Correlation:
-        picked = [order[number * batch_tokens : (number + 1) * batch_tokens] for number in evenly]
+    def of_orders(orders: Iterable[np.ndarray]) -> Correlation:
+        picked = [order[number * batch_tokens : (number + 1) * batch_tokens] for order in orders for number in evenly]
         return of(
-            rows for at in range(0, n_batches, _GATHERED) for rows in _gather(store, hook, picked[at : at + _GATHERED])
+            rows
+            for at in range(0, len(picked), _GATHERED)
+            for rows in _gather(store, hook, picked[at : at + _GATHERED])
         )
 
-    served = (next(batches) for _ in range(in_an_epoch))
+    served = (next(batches) for _ in range(epochs * in_an_epoch))
+    rng, rows = np.random.default_rng(_SEED), store.n_tokens("train")
     return Orders(
-        loader=of(batch.input for number, batch in enumerate(served) if number in set(evenly)),
-        shuffled=of_order(np.random.default_rng(_SEED).permutation(store.n_tokens("train"))),
-        in_order=of_order(_text_order(store)),
+        loader=of(batch.input for number, batch in enumerate(served) if number % in_an_epoch in set(evenly)),
+        shuffled=of_orders(rng.permutation(rows) for _ in range(epochs)),
+        in_order=of_orders([_text_order(store)]),
     )
 
 

@@ -1,6 +1,7 @@
 """Capture, the store on disk, the loader: right rows, right order, continued exactly after a kill."""
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -372,6 +373,11 @@ def test_a_restored_loader_serves_the_same_rows(store, steps):
         assert torch.equal(next(straight).input, next(restored).input)
     with pytest.raises(SaelabError, match="of seed 4, the loader's is 5"):
         Loader(store, HOOK, batch_tokens=50, seed=5).load_state_dict(straight.state_dict())
+    older = {"served_tokens": 50, "seed": 4}
+    with pytest.raises(
+        SaelabError, match=r"of another version of saelab, whose loader .* another order\n  fix: go on with"
+    ):
+        restored.load_state_dict(older)
 
 
 def test_input_and_target_are_one_tensor_for_an_autoencoder_and_rows_match_for_a_transcoder(store):
@@ -389,14 +395,23 @@ def test_input_and_target_are_one_tensor_for_an_autoencoder_and_rows_match_for_a
 def test_the_sequence_of_rows_is_what_it_always_was(store_with_gradients, mix, target, loss_grad):
     """Runs go on across versions: this is the order, written out."""
     store, seed, size = store_with_gradients, 4, 130
+
+    def cut(shard, k, parts):
+        return {name: rows[len(rows) * k // parts : len(rows) * (k + 1) // parts] for name, rows in shard.items()}
+
     shards, expected = [store.read(shard) for shard in store.of("train")], []
     for epoch in range(3):
         order = np.random.default_rng([seed, 1, epoch]).permutation(len(shards))
-        for number in range(0, len(order), mix):
-            block = [shards[i] for i in order[number : number + mix]]
-            rows = {name: torch.cat([part[name] for part in block]) for name in block[0]}
-            inside = np.random.default_rng([seed, 2, epoch, number]).permutation(len(rows["context"]))
-            expected.append({name: value[inside] for name, value in rows.items()})
+        groups = np.array_split(order, -(-len(shards) // (16 * mix)))
+        parts = -(-len(groups[0]) // mix)
+        for group, members in enumerate(groups):
+            turns = np.tile(np.arange(parts), (len(members), 1))
+            turns = np.random.default_rng([seed, 3, epoch, group]).permuted(turns, axis=1)
+            for number in range(parts):
+                slices = [cut(shards[member], turns[i, number], parts) for i, member in enumerate(members)]
+                rows = {name: torch.cat([part[name] for part in slices]) for name in slices[0]}
+                inside = np.random.default_rng([seed, 2, epoch, group, number]).permutation(len(rows["context"]))
+                expected.append({name: value[inside] for name, value in rows.items()})
     loader = Loader(store, HOOK, target_hook=target, batch_tokens=size, mix_shards=mix, seed=seed, loss_grad=loss_grad)
     batches = [next(loader) for _ in range(3 * store.n_tokens("train") // size)]  # kept while memory is used again
     for name, found in (
@@ -420,14 +435,18 @@ def test_the_next_shards_are_asked_for_and_only_what_is_needed_of_them(store, mo
         asked.append((os.readlink(f"/proc/self/fd/{handle}"), os.pread(handle, size, begin)))
 
     monkeypatch.setattr(os, "posix_fadvise", advise)
-    loader = Loader(store, HOOK, batch_tokens=10, mix_shards=2)
-    next(loader)
-    order = np.random.default_rng([0, 1, 0]).permutation(len(loader.shards))
-    coming = [loader.shards[i] for i in order[2:4]]
-    assert asked == [(str(store.directory / shard.file), store.read(shard)[HOOK].numpy().tobytes()) for shard in coming]
+    n_shards, n_rows = len(store.of("train")), len(rows_of(store, "train")[HOOK])
+    loader = Loader(store, HOOK, batch_tokens=1, mix_shards=math.ceil(n_shards / 2))  # an epoch has two blocks
+    first = next(loader).input
+    assert [file for file, _ in asked] == list(dict.fromkeys(file for file, _ in asked))
+    assert {file for file, _ in asked} == {str(store.directory / shard.file) for shard in store.of("train")}
+    coming = np.frombuffer(b"".join(raw for _, raw in asked), first.numpy().dtype).reshape(-1, first.shape[1])
+    epoch = np.concatenate([first.numpy(), *(next(loader).input.numpy() for _ in range(n_rows - 1))])
+    order = lambda x: x[np.lexsort(x.T)]  # noqa: E731
+    assert np.array_equal(order(coming), order(epoch[n_rows - len(coming) :]))
     (store.directory / "broken").write_bytes(b"\x05\0\0\0\0\0\0\0{}")
     for name in ("broken", "absent"):
-        read_ahead(store.directory / name, [HOOK])  # its reader will say
+        read_ahead(store.directory / name, [HOOK], range(1))  # its reader will say
 
 
 def test_a_batch_larger_than_the_store_runs_over_epochs(store):
