@@ -6,7 +6,7 @@ being written is made again from the same contexts with the same shuffle, so the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from saelab.lm import corpus
 from saelab.lm.corpus import DataSpec
 from saelab.lm.mask import Mask, MaskSpec
 from saelab.lm.model import Hook, LanguageModel
-from saelab.lm.windows import SPLITS, Split, Window, WindowSpec, windows
+from saelab.lm.windows import SPLITS, Split, Window, Windows, WindowSpec, windows
 
 
 @dataclass(frozen=True)
@@ -199,18 +199,19 @@ class _Writer:
 
     # -- the pass over the text -------------------------------------------------------------------
 
-    def run(self, source: Iterator[Window]) -> None:
+    def run(self, source: Windows) -> None:
         self._set_norm_limits_if_known()
         with ThreadPoolExecutor(1, "saelab-store") as background:
             for window in source:
                 side = self.sides[window.split]
                 if side.full:
-                    if all(other.full for other in self.sides.values()):
-                        break
+                    source.leave_out(window.split)
                     continue
                 side.pending.append(window)
                 if len(side.pending) == self._window_contexts(side):
                     self._flush(window.split, background)
+                if all(side.full for side in self.sides.values()):
+                    break
             for split in SPLITS:
                 if self.sides[split].pending and not self.sides[split].full:
                     self._flush(split, background)

@@ -7,17 +7,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from saelab.activations import CaptureSpec, Store, capture
 from saelab.activations.loader import Batch
 from saelab.activations.source import FromStore, Text
 from saelab.bench import correlation, growth
-from saelab.bench.bare import BareForward
+from saelab.bench.bare import BareForward, Beside
 from saelab.bench.lockstep import Learning, temporary_directory
 from saelab.bench.progress import Progress, Report
 from saelab.bench.timing import Copy
@@ -25,7 +24,7 @@ from saelab.errors import SaelabError, check_least, did_you_mean
 from saelab.lm.corpus import DataSpec
 from saelab.lm.mask import MaskSpec
 from saelab.lm.model import LanguageModel, ModelSpec
-from saelab.lm.windows import SPLITS, WindowSpec
+from saelab.lm.windows import WindowSpec
 from saelab.training import TrainSpec
 
 MEMBERS = 4
@@ -69,7 +68,7 @@ class Extent:
     """
 
     rounds: int = 3
-    cache_tokens: int = 40_000
+    cache_tokens: int = 100_000
     memory_tokens: int = 300_000
     steps: int = 48
 
@@ -204,34 +203,27 @@ def _caching(bench: _Bench) -> list[Row]:
     spec = replace(
         work.capture, tokens=tokens, heldout_tokens=max(1, tokens // _HELDOUT_SHARE), loss_grad=False, dir=None
     )
+    bare = BareForward(work.model, lm, last)
+
+    def measure(into: Path) -> tuple[int, float, float]:
+        both = Beside(lm, bare)
+        stand_in, place = cast(LanguageModel, both), replace(spec, dir=str(into))
+        seconds = _seconds(lambda: capture(stand_in, work.data, work.windows, work.mask, place))
+        return both.tokens, seconds - both.seconds, both.seconds
+
+    bare(torch.zeros(spec.batch_contexts, work.windows.context_length, dtype=torch.long))  # the first pass is slower
+    taken: list[tuple[int, float, float]] = []
     with temporary_directory() as place:
-        numbers = count()
-
-        def cache() -> Store:
-            return capture(lm, work.data, work.windows, work.mask, replace(spec, dir=str(place / str(next(numbers)))))
-
-        batches = _batches(cache(), spec.batch_contexts)
-        bare = BareForward(work.model, lm, last)
-        bare(batches[0])
-
-        def forward() -> None:
-            for batch in batches:
-                bare(batch)
-
-        found = bench.in_turn({"caching": partial(_seconds, cache), "bare forward": partial(_seconds, forward)})
-    n_tokens = sum(batch.numel() for batch in batches)
+        for number in range(bench.extent.rounds):
+            bench.progress.begin(f"caching, bare forward: round {number + 1}")
+            taken.append(measure(place / str(number)))
+    n_tokens, caching, forward = zip(*taken, strict=True)
     rates = {
-        f"{name}_tokens_per_second".replace(" ", "_"): n_tokens / statistics.median(seconds)
-        for name, seconds in found.items()
+        "caching_tokens_per_second": n_tokens[0] / statistics.median(caching),
+        "bare_forward_tokens_per_second": n_tokens[0] / statistics.median(forward),
     }
-    ratios = _ratios(found["caching"], found["bare forward"])
-    return [Row("caching", "time of caching over a bare forward with early stop", ratios, "", _CACHING, rates)]
-
-
-def _batches(store: Store, batch_contexts: int) -> list[Tensor]:
-    """Token ids of all contexts, as they went through the model."""
-    parts = [part.tokens for split in SPLITS for part in store.contexts(split)]
-    return [tokens.long() for part in parts for tokens in part.split(batch_contexts)]
+    what = "time of caching over a bare forward with early stop"
+    return [Row("caching", what, _ratios(caching, forward), "", _CACHING, rates)]
 
 
 def _memory(bench: _Bench) -> list[Row]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from saelab.errors import SaelabError
 from saelab.lm.assets import resolve
-from saelab.lm.model import LanguageModel, ModelSpec, quiet_transformers
+from saelab.lm.model import Hook, LanguageModel, ModelSpec, quiet_transformers
 
 
 class _StopError(Exception):
@@ -52,6 +54,40 @@ class BareForward:
         except _StopError:
             return self.found
         return None
+
+
+class Beside:
+    """Stands for a language model: a bare pass over the same contexts goes before or after each of its passes, in turn.
+
+    A machine whose speed changes from one second to the next then slows both alike. What a thread does
+    meanwhile (capture's writes its shards) costs both their share of it.
+
+    Attributes:
+        seconds: what the bare passes took; tokens: how many went through each model.
+    """
+
+    def __init__(self, lm: LanguageModel, bare: BareForward):
+        self._lm, self._bare = lm, bare
+        self._first = False
+        self.seconds, self.tokens = 0.0, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lm, name)
+
+    def capture(self, tokens: Tensor, hooks: Sequence[Hook]) -> dict[str, Tensor]:
+        self._first = not self._first
+        if self._first:
+            self._run_bare(tokens)
+        found = self._lm.capture(tokens, hooks)
+        if not self._first:
+            self._run_bare(tokens)
+        self.tokens += tokens.numel()
+        return found
+
+    def _run_bare(self, tokens: Tensor) -> None:
+        started = time.perf_counter()
+        self._bare(tokens)
+        self.seconds += time.perf_counter() - started
 
 
 def _blocks(model: nn.Module, n_layers: int) -> nn.ModuleList:

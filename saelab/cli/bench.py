@@ -150,7 +150,7 @@ def activations(
         typer.Option(help="caching, memory, loader, shuffling, lockstep; repeatable. All of them if none is named."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of everything that is compared.")] = 3,
-    cache_tokens: Annotated[int, typer.Option(min=1, help="Tokens cached in a round.")] = 40_000,
+    cache_tokens: Annotated[int, typer.Option(min=1, help="Tokens cached in a round.")] = 100_000,
     memory_tokens: Annotated[int, typer.Option(min=1, help="Tokens cached while memory is watched.")] = 300_000,
     steps: Annotated[int, typer.Option(min=1, help="Training steps in a round.")] = 48,
     threads: _Threads = None,

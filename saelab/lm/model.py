@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
+_READING = 1_000_000
+"""The level of hooks that only read, by which they are taken off again: far from those that the bridge counts up."""
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -106,6 +109,7 @@ class LanguageModel:
         self.dtype = dtype
         self.identity = identity
         self._hooks: dict[str, Hook] = {}
+        self._points: dict[str, Any] = {}
         self._turn = threading.RLock()
 
     @property
@@ -150,12 +154,28 @@ class LanguageModel:
         return Hook(name, layer, tuple(value.shape[2:]))
 
     def _run(self, tokens: Tensor, names: Sequence[str], last_layer: int | None) -> dict[str, Tensor]:
+        """What `bridge.run_with_cache` gives, without asking all hooks of the model for their names at each batch."""
+        values: dict[str, Tensor] = {}
+
+        def read(value: Any, hook: Any, name: str) -> None:
+            values[name] = value[0] if isinstance(value, tuple) else value
+
         stop = None if last_layer is None else last_layer + 1
         with self._turn, torch.no_grad():
-            _, cache = self.bridge.run_with_cache(
-                tokens, return_cache_object=False, names_filter=list(names), stop_at_layer=stop
-            )
-        return {name: cache[name] for name in names if name in cache}
+            points = {name: self._point(name) for name in names}
+            try:
+                for name, point in points.items():
+                    point.add_hook(partial(read, name=name), level=_READING)
+                self.bridge(tokens, stop_at_layer=stop)
+            finally:
+                for point in points.values():
+                    point.remove_hooks("fwd", level=_READING)
+        return values
+
+    def _point(self, name: str) -> Any:
+        if name not in self._points:
+            self._points[name] = self.bridge.hook_dict[name]
+        return self._points[name]
 
     def capture(self, tokens: Tensor, hooks: Sequence[Hook]) -> dict[str, Tensor]:
         """Activations of `[context, position]` tokens at several hooks, in one pass that stops after
@@ -347,6 +367,7 @@ def load(spec: ModelSpec) -> LanguageModel:
             raise ValueError("its tokenizer has more ids than the model has embeddings")
         model.to(device)
         model.eval().requires_grad_(False)
+        model.config.get_text_config().use_cache = False  # passes are of whole contexts: nobody reads keys and values
         bridge = TransformerBridge.boot_transformers(
             str(source),
             hf_model=model,

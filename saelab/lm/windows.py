@@ -21,9 +21,11 @@ SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 _BATCH_DOCUMENTS = 32
 """Documents tokenised at once."""
-_BATCH_CHARACTERS = 1_000_000
-"""No more documents are added from here on, and a longer document is tokenised in pieces of at most this many:
-a tokenizer takes some 150 bytes for each while it works."""
+_BATCH_CHARACTERS = 200_000
+"""No more documents are added from here on: enough for every core, and little is tokenised before it is wanted."""
+_PIECE_CHARACTERS = 1_000_000
+"""A longer document is tokenised in pieces of at most this many: a tokenizer takes some 150 bytes for each while it
+works. Where pieces end decides tokens, so another number makes other stores of such documents."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,10 @@ class Windows:
         """Where this reader is: another that starts there gives the windows this one has not given yet."""
         return replace(self._at, taken=self._taken)
 
+    def leave_out(self, split: Split) -> None:
+        """No more contexts of a side, but for the rest of the document at hand: others do not come to the tokenizer."""
+        self._packers.pop(split, None)
+
     def _read(self, documents: Iterator[Document]) -> Iterator[Window]:
         for batch in _batches(documents):
             sides = [split_of(document.text, self._spec.heldout_frac) for document in batch]
@@ -197,6 +203,8 @@ class Windows:
             firsts = self._tokenise([first for first, *_ in pieces])
             for (document, side), ids, (_, *rest) in zip(wanted, firsts, pieces, strict=True):
                 self._begin(document)
+                if side not in self._packers:
+                    continue
                 for piece in rest:
                     if self._spec.max_document_tokens is None or len(ids) < self._spec.max_document_tokens:
                         ids += self._tokenise([piece])[0]
@@ -212,7 +220,7 @@ class Windows:
         self._at, self._taken = Cursor(Place(document.row, document.index), left), 0
 
 
-def windows(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, spec: WindowSpec) -> Iterator[Window]:
+def windows(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, spec: WindowSpec) -> Windows:
     """The contexts of both splits, from the beginning of a text."""
     return Windows(documents, tokenizer, spec)
 
@@ -233,9 +241,9 @@ def _pieces(text: str) -> list[str]:
     """The text, where it is long cut before spaces: most tokenizers begin a word there."""
     pieces: list[str] = []
     start = 0
-    while len(text) - start > _BATCH_CHARACTERS:
-        end = start + _BATCH_CHARACTERS
-        space = text.rfind(" ", start + _BATCH_CHARACTERS // 2, end)
+    while len(text) - start > _PIECE_CHARACTERS:
+        end = start + _PIECE_CHARACTERS
+        space = text.rfind(" ", start + _PIECE_CHARACTERS // 2, end)
         end = space if space >= 0 else end
         pieces.append(text[start:end])
         start = end

@@ -11,7 +11,7 @@ import torch
 
 from saelab.bench import growth
 from saelab.bench.activations import PARTS, Bar, Extent, Row, Work, run
-from saelab.bench.bare import BareForward
+from saelab.bench.bare import BareForward, Beside
 from saelab.bench.correlation import Correlation, within_batch_correlation
 from saelab.cli import app
 from saelab.errors import SaelabError, SettingError
@@ -96,6 +96,28 @@ def test_the_bare_forward_stops_with_the_models_own_activations(work, lm):
     found = BareForward(work.model, lm, 1)(tokens)
     torch.testing.assert_close(found, lm.capture(tokens, [lm.hook(HOOK)])[HOOK], rtol=1e-4, atol=1e-5)
     assert BareForward(work.model, lm, None)(tokens) is None
+
+
+def test_a_bare_pass_stands_beside_each_of_the_models_and_changes_nothing(lm):
+    order = []
+
+    class Bare:
+        def __call__(self, tokens):
+            order.append(("bare", tokens.sum().item()))
+
+    class Model:
+        device = lm.device
+
+        def capture(self, tokens, hooks):
+            order.append(("model", tokens.sum().item()))
+            return {"found": tokens}
+
+    both = Beside(Model(), Bare())  # type: ignore[arg-type]
+    batches = [torch.full((2, 3), number) for number in range(3)]
+    assert [both.capture(batch, [])["found"] is batch for batch in batches] == [True] * 3
+    assert order == [("bare", 0), ("model", 0), ("model", 6), ("bare", 6), ("bare", 12), ("model", 12)]
+    assert (both.tokens, both.device) == (18, lm.device)
+    assert both.seconds > 0
 
 
 def test_growth_compares_the_most_at_both_ends():

@@ -166,6 +166,33 @@ def test_a_context_has_two_tokens_or_more():
         assert kept == set("abcdefghijk" if bos else "bcdghijk")  # what is left over is one token alone
 
 
+def test_the_documents_of_a_split_that_is_left_out_do_not_come_to_the_tokenizer(monkeypatch):
+    from saelab.lm import windows as module
+
+    tokenised: list[str] = []
+
+    class Watched(Letters):
+        def __call__(self, texts, **options):
+            tokenised.extend(texts)
+            return super().__call__(texts, **options)
+
+    monkeypatch.setattr(module, "_BATCH_DOCUMENTS", 1)
+    spec = WindowSpec(context_length=3, heldout_frac=0.3, packing="per_document")
+    documents = [Document(n, None, f"{n:03d}abcd") for n in range(60)]
+    heldout = [d for d in documents if split_of(d.text, 0.3) == "heldout"]
+    everything = list(windows(documents, Letters(), spec))  # type: ignore[arg-type]
+    source = windows(documents, Watched(), spec)  # type: ignore[arg-type]
+    first = next(window for window in source if window.split == "train")
+    source.leave_out("train")
+    seen, rest = len(tokenised), list(source)
+    later = [d for d in heldout if d.index > first.documents[0]]
+    assert len(later) > 5
+    assert tokenised[seen:] == [d.text for d in later]
+    expected = [w for w in everything if w.documents[0] in {d.index for d in later}]
+    assert [w.tokens.tolist() for w in rest if w.split == "heldout"] == [w.tokens.tolist() for w in expected]
+    assert {w.documents[0] for w in rest if w.split == "train"} <= {first.documents[0]}
+
+
 @pytest.mark.parametrize("text", ["word " * 400, "x" * 2000, "", "y" * 999 + " z"])
 def test_a_long_document_is_tokenised_piece_by_piece_and_nothing_is_lost(monkeypatch, text):
     from saelab.lm import windows as module
@@ -181,6 +208,7 @@ def test_a_long_document_is_tokenised_piece_by_piece_and_nothing_is_lost(monkeyp
     spec = WindowSpec(context_length=7)
     whole = list(windows(documents, Letters(), spec))  # type: ignore[arg-type]
     monkeypatch.setattr(module, "_BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(module, "_PIECE_CHARACTERS", 100)
     tokenizer = Watched()
     for one, other in zip(windows(documents, tokenizer, spec), whole, strict=True):  # type: ignore[arg-type]
         assert (one.split, one.tokens.tolist()) == (other.split, other.tokens.tolist())
