@@ -247,16 +247,21 @@ class Loader:
         return math.ceil(len(self.shards) / (self.mix_shards * _MOST_SLICES))
 
     @cached_property
+    def _group_shards(self) -> int:
+        """Of the largest group."""
+        return math.ceil(len(self.shards) / self._groups)
+
+    @cached_property
     def _parts(self) -> int:
         """Slices of a shard, and blocks of a group."""
-        return math.ceil(math.ceil(len(self.shards) / self._groups) / self.mix_shards)
+        return math.ceil(self._group_shards / self.mix_shards)
 
     @cached_property
     def _memory(self) -> dict[str, Tensor]:
         """The rows of the block being served; there is room for the largest."""
         largest = sorted((shard.n_tokens for shard in self.shards), reverse=True)
-        in_a_group = math.ceil(len(self.shards) / self._groups)
-        return self._columns.empty(self.store, sum(math.ceil(n / self._parts) for n in largest[:in_a_group]))
+        rows = sum(math.ceil(n_tokens / self._parts) for n_tokens in largest[: self._group_shards])
+        return self._columns.empty(self.store, rows)
 
     def _read(self, row: int) -> tuple[_Block, Tensor]:
         """The block that holds a row of the endless sequence, and the order its rows are served in; its rows are

@@ -86,6 +86,7 @@ def compare(store: Store, hook: str, batches: Batches, batch_tokens: int, *, epo
         raise ValueError(f"{store.n_tokens('train')} training tokens make no two batches of {batch_tokens}")
     mean = store.mean(hook)
     evenly = [number * in_an_epoch // n_batches for number in range(n_batches)]
+    looked_at = set(evenly)
 
     def of(rows: Iterable[Tensor]) -> Correlation:
         return Correlation(tuple(within_batch_correlation(each, mean) for each in rows))
@@ -101,7 +102,7 @@ def compare(store: Store, hook: str, batches: Batches, batch_tokens: int, *, epo
     served = (next(batches) for _ in range(epochs * in_an_epoch))
     rng, rows = np.random.default_rng(_SEED), store.n_tokens("train")
     return Orders(
-        loader=of(batch.input for number, batch in enumerate(served) if number % in_an_epoch in set(evenly)),
+        loader=of(batch.input for number, batch in enumerate(served) if number % in_an_epoch in looked_at),
         shuffled=of_orders(rng.permutation(rows) for _ in range(epochs)),
         in_order=of_orders([_text_order(store)]),
     )

@@ -51,7 +51,7 @@ class TrainSpec:
         "screened: select in int8 or bfloat16 with a margin, re-score exactly; auto: where that is faster",
     ] = "auto"
     dead_after_tokens: Annotated[int, "a latent inactive for this many tokens counts as dead"] = 200_000
-    mix_shards: Annotated[int, "shards of the store mixed in memory at a time"] = 4
+    mix_shards: Annotated[int, "shards' worth of the store's rows mixed in memory at a time"] = 4
     seed: Annotated[int, "of the initial weights and the order of activations"] = 0
     log_every_steps: Annotated[int, "steps between lines of metrics.jsonl"] = 20
     heldout_every_steps: Annotated[int, "steps between held-out measurements"] = 200

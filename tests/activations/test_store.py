@@ -10,6 +10,7 @@ import torch
 
 from saelab.activations import CaptureSpec, Loader, Store, capture, stored
 from saelab.activations import capture as capture_function
+from saelab.activations import loader as loader_module
 from saelab.activations.capture import content, store_directory
 from saelab.activations.store import loss_grad_name
 from saelab.errors import SaelabError
@@ -43,6 +44,11 @@ def files_of(directory):
 def store_with_gradients(lm, tiny_text_file, tmp_path):
     place = spec(tmp_path / "gradients", loss_grad=True)
     return capture(lm, DataSpec(str(tiny_text_file)), WINDOWS, MaskSpec(), place)
+
+
+def in_order(rows):
+    """Rows in an order of their own, whatever it was."""
+    return rows[np.lexsort(np.asarray(rows).T)]
 
 
 def rows_of(store, split):
@@ -356,9 +362,8 @@ def test_an_epoch_serves_every_row_once_in_another_order_each_time(store):
     n = expected.shape[0]
     seen = torch.cat([next(loader).input for _ in range(2 * n // 64 + 2)])
     first, second = seen[:n], seen[n : 2 * n]
-    order = lambda x: x[np.lexsort(x.T.numpy())]  # noqa: E731
-    assert torch.equal(order(first), order(expected))
-    assert torch.equal(order(second), order(expected))
+    assert torch.equal(in_order(first), in_order(expected))
+    assert torch.equal(in_order(second), in_order(expected))
     assert not torch.equal(first, second)
 
 
@@ -393,7 +398,8 @@ def test_input_and_target_are_one_tensor_for_an_autoencoder_and_rows_match_for_a
 
 @pytest.mark.parametrize(("mix", "target", "loss_grad"), [(1, None, False), (3, HEADS, True), (50, HOOK, True)])
 def test_the_sequence_of_rows_is_what_it_always_was(store_with_gradients, mix, target, loss_grad):
-    """Runs go on across versions: this is the order, written out."""
+    """Runs go on across versions: this is the order, written out. Another one is another `_ORDER`."""
+    assert loader_module._ORDER == 2
     store, seed, size = store_with_gradients, 4, 130
 
     def cut(shard, k, parts):
@@ -403,6 +409,7 @@ def test_the_sequence_of_rows_is_what_it_always_was(store_with_gradients, mix, t
     for epoch in range(3):
         order = np.random.default_rng([seed, 1, epoch]).permutation(len(shards))
         groups = np.array_split(order, -(-len(shards) // (16 * mix)))
+        assert [len(group) for group in groups] == ([11, 10] if mix == 1 else [21])
         parts = -(-len(groups[0]) // mix)
         for group, members in enumerate(groups):
             turns = np.tile(np.arange(parts), (len(members), 1))
@@ -442,8 +449,7 @@ def test_the_next_shards_are_asked_for_and_only_what_is_needed_of_them(store, mo
     assert {file for file, _ in asked} == {str(store.directory / shard.file) for shard in store.of("train")}
     coming = np.frombuffer(b"".join(raw for _, raw in asked), first.numpy().dtype).reshape(-1, first.shape[1])
     epoch = np.concatenate([first.numpy(), *(next(loader).input.numpy() for _ in range(n_rows - 1))])
-    order = lambda x: x[np.lexsort(x.T)]  # noqa: E731
-    assert np.array_equal(order(coming), order(epoch[n_rows - len(coming) :]))
+    assert np.array_equal(in_order(coming), in_order(epoch[n_rows - len(coming) :]))
     (store.directory / "broken").write_bytes(b"\x05\0\0\0\0\0\0\0{}")
     for name in ("broken", "absent"):
         read_ahead(store.directory / name, [HOOK], range(1))  # its reader will say
